@@ -1,0 +1,33 @@
+"""Shapes and the few types that every part of the library speaks.
+
+Images are NHWC in [-1, 1]. Times lie in [0, 1]: 0 is clean, 1 is noise. Keys are one a sample, so
+that what a sample draws depends neither on the batch nor on the device it is computed in.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+from jax import Array
+from jaxtyping import Float, Key, PyTree
+
+Images = Float[Array, "B H W C"]
+Times = Float[Array, ""] | Float[Array, "B"]
+Keys = Key[Array, "B"]
+Target = Literal["eps", "x0", "v"]
+Params = PyTree[Any]
+Apply = Callable[..., Any]  # a Linen module's: ({"params": ...}, x, t[, cond]) -> images
+Cond = PyTree[Any]  # leaves lead with B; None where nothing is conditioned on
+
+
+class Prediction(NamedTuple):
+    """What a network says of a noisy x, in both forms: x = alpha * x0 + sigma * eps."""
+
+    x0: Images
+    eps: Images
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """A network as a sampler sees it: noisy images and a time in, a prediction out."""
+
+    def __call__(self, x: Images, t: Times) -> Prediction: ...

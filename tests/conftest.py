@@ -1,0 +1,20 @@
+"""Shape checks on every annotated function, and one compilation cache for the whole session."""
+
+import os
+import pathlib
+
+import hypothesis
+from jaxtyping import install_import_hook
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+CACHE = pathlib.Path(__file__).parent.parent / ".cache" / "jax"
+# Through the environment, so that the programs that tests start share the cache.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+install_import_hook("diffjax", "beartype.beartype")
+
+# A first call compiles: no deadline. The same examples every time: a failure can be repeated.
+hypothesis.settings.register_profile("diffjax", deadline=None, derandomize=True, max_examples=50)
+hypothesis.settings.load_profile("diffjax")

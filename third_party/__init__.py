@@ -1,0 +1,1 @@
+"""Data of others, each in a folder with its licence. Installed as diffjax.third_party."""
