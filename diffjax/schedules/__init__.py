@@ -1,0 +1,1 @@
+"""Noise schedules, one a file: log-SNR against t in [0, 1], 0 clean and 1 noise."""
