@@ -1,0 +1,1 @@
+"""Losses to train on: each builds loss_fn(params, keys, batch) -> (loss, metrics)."""

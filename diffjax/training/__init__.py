@@ -1,0 +1,1 @@
+"""Training: the state, the step, its optimizer, devices, checkpoints and the loop."""

@@ -1,0 +1,117 @@
+"""A run's folder: what made it, and where its things lie."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+from diffjax.errors import UserError
+from diffjax.typing import Target
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """What a run is: two runs of one config, seed included, end in the same weights.
+
+    model and schedule are specs with every option that follows from the data filled in;
+    num_classes is None where the network takes no label; `training` is every other flag that
+    changes a number.
+    """
+
+    experiment: str
+    model: str
+    schedule: str
+    target: Target
+    image_shape: tuple[int, int, int]
+    num_classes: int | None
+    training: dict[str, Any]
+
+    def name(self) -> str:
+        """A name for the folder that is this config's own."""
+        digest = hashlib.sha256(self.to_json().encode()).hexdigest()[:8]
+        dataset = str(self.training.get("dataset", "")).partition("(")[0]
+        return f"{self.experiment}_{dataset}_{digest}"
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "RunConfig":
+        values = json.loads(text)
+        return cls(**{**values, "image_shape": tuple(values["image_shape"])})
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """The files of one run."""
+
+    path: pathlib.Path
+
+    @property
+    def checkpoints(self) -> pathlib.Path:
+        return self.path / "checkpoints"
+
+    @property
+    def samples(self) -> pathlib.Path:
+        return self.path / "samples"
+
+    @property
+    def film(self) -> pathlib.Path:
+        return self.path / "reverse.gif"
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], config: RunConfig, flags: str) -> "RunFolder":
+        """Makes the folder, or goes on with one that the same config made.
+
+        `flags` is written to flags.txt. Raises UserError for a folder of another run or of other
+        things, which is left as it was, and for one that cannot be written.
+        """
+        run = cls(pathlib.Path(path).expanduser())
+        if (run.path / "config.json").exists():
+            run._check_same(config)
+        elif run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+            raise UserError(f"{run.path} exists and is no run: choose another --workdir")
+        try:
+            run.samples.mkdir(parents=True, exist_ok=True)
+            _write(run.path / "flags.txt", flags)
+            _write(run.path / "config.json", config.to_json() + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {run.path}: {error.strerror}") from error
+        return run
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> tuple["RunFolder", RunConfig]:
+        """An existing run. Raises UserError where there is none."""
+        run = cls(pathlib.Path(path).expanduser())
+        return run, run._config()
+
+    def _config(self) -> RunConfig:
+        path = self.path / "config.json"
+        if not path.is_file():
+            raise UserError(f"{self.path} is no run folder: it has no config.json")
+        try:
+            return RunConfig.from_json(path.read_text())
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path} cannot be read as a run's config: {error}") from error
+
+    def _check_same(self, config: RunConfig) -> None:
+        made, asked = _flat(self._config()), _flat(config)
+        for name in sorted(made.keys() | asked.keys()):
+            if made.get(name) != asked.get(name):
+                raise UserError(
+                    f"{self.path} was made with {name}={made.get(name)}, not {asked.get(name)}: "
+                    "use the flags in its flags.txt, or another --workdir"
+                )
+
+
+def _flat(config: RunConfig) -> dict[str, Any]:
+    values = json.loads(config.to_json())
+    return {**values, **values.pop("training")}
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    os.replace(part, path)

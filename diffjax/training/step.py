@@ -1,0 +1,111 @@
+"""The train state and the one pure train step."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Int, Key
+
+from diffjax.errors import UserError
+from diffjax.randomness import sample_keys
+from diffjax.typing import Params
+
+Batch = Mapping[str, Array]
+Metrics = dict[str, Array]
+LossFn = Callable[[Params, Key[Array, "B"], Batch], tuple[Float[Array, ""], Metrics]]
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Everything that training carries from step to step, and a checkpoint holds."""
+
+    step: Any  # int32 scalar; like every leaf a shape or a host array at times
+    params: Params
+    ema_params: Params
+    opt_state: Any
+
+
+TrainStep = Callable[[TrainState, Key[Array, ""], Batch], tuple[TrainState, Metrics]]
+
+
+def init_state(params: Params, tx: optax.GradientTransformation) -> TrainState:
+    """The state before the first step; the average starts at the parameters themselves."""
+    ema = jax.tree.map(jnp.array, params)  # a copy: the state is donated, each buffer once
+    return TrainState(jnp.zeros((), jnp.int32), params, ema, tx.init(params))
+
+
+def make_optimizer(
+    learning_rate: float, steps: int, *, warmup_steps: int = 0, grad_clip: float = 1.0
+) -> optax.GradientTransformation:
+    """Adam behind a clip of the gradient's global norm.
+
+    The rate climbs in a line over warmup_steps and falls along a cosine to 0 at `steps`.
+    """
+    warmup_steps = min(warmup_steps, steps - 1)
+    rate = optax.warmup_cosine_decay_schedule(
+        learning_rate / (warmup_steps + 1), learning_rate, warmup_steps, steps
+    )
+    return optax.chain(optax.clip_by_global_norm(grad_clip), optax.adam(rate))
+
+
+def ema_decay_at(step: Int[Array, ""], decay: float) -> Float[Array, ""]:
+    """A decay that starts low, so that the first, random weights are soon forgotten."""
+    return jnp.minimum(decay, (1 + step) / (10 + step))
+
+
+def make_train_step(
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    ema_decay: float,
+    *,
+    accumulate: int = 1,
+    axis_name: str | None = None,
+) -> TrainStep:
+    """A pure (state, key, batch) -> (state, metrics), the batch being this device's share.
+
+    Each sample draws from a key of its step and its place in the global batch, so that neither the
+    number of devices nor `accumulate`, the number of pieces the batch is cut into, changes a draw.
+    """
+
+    def gradients(params: Params, keys: Key[Array, "B"], batch: Batch) -> tuple[Any, Any]:
+        if accumulate == 1:
+            return jax.value_and_grad(loss_fn, has_aux=True)(params, keys, batch)
+        pieces = jax.tree.map(
+            lambda a: a.reshape(accumulate, a.shape[0] // accumulate, *a.shape[1:]), (keys, batch)
+        )
+
+        def one(_: None, piece: Any) -> tuple[None, Any]:
+            return None, jax.value_and_grad(loss_fn, has_aux=True)(params, *piece)
+
+        _, parts = lax.scan(one, None, pieces)
+        return jax.tree.map(lambda a: jnp.mean(a, axis=0), parts)
+
+    def step(state: TrainState, key: Key[Array, ""], batch: Batch) -> tuple[TrainState, Metrics]:
+        size = jax.tree.leaves(batch)[0].shape[0]
+        first = lax.axis_index(axis_name) * size if axis_name else 0
+        keys = sample_keys(jax.random.fold_in(key, state.step), first, size)
+        (loss, metrics), grads = gradients(state.params, keys, batch)
+        if axis_name:
+            loss, metrics, grads = lax.pmean((loss, metrics, grads), axis_name)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema_params = optax.incremental_update(
+            params, state.ema_params, 1 - ema_decay_at(state.step, ema_decay)
+        )
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
+        return TrainState(state.step + 1, params, ema_params, opt_state), metrics
+
+    return step
+
+
+def check_batch(batch_size: int, devices: int, accumulate: int) -> None:
+    """Raises UserError unless the global batch can be cut evenly."""
+    pieces = devices * accumulate
+    if batch_size < 1 or batch_size % pieces:
+        raise UserError(
+            f"--batch_size={batch_size} cannot be divided by {pieces} "
+            f"({devices} devices x --accumulate={accumulate}): choose a multiple of {pieces}"
+        )

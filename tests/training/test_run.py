@@ -1,0 +1,128 @@
+"""Run folders, metrics and checkpoints: what is kept, and what is refused."""
+
+import json
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffjax.errors import UserError
+from diffjax.training.checkpoint import Checkpoints
+from diffjax.training.journal import Journal, keep_until
+from diffjax.training.loop import Plan
+from diffjax.training.run import RunConfig, RunFolder
+
+CONFIG = RunConfig("ddpm", "unet", "linear", "eps", (28, 28, 1), None, {"seed": 0, "dataset": "a(b)"})
+
+
+def test_config_round_trip_and_name():
+    assert RunConfig.from_json(CONFIG.to_json()) == CONFIG
+    other = dataclasses.replace(CONFIG, training={"seed": 1, "dataset": "a(b)"})
+    assert CONFIG.name().startswith("ddpm_a_")
+    assert CONFIG.name() != other.name()
+
+
+def test_a_folder_is_taken_up_by_the_same_config_alone(tmp_path):
+    run = RunFolder.create(tmp_path / "run", CONFIG, "--seed=0\n")
+    assert RunFolder.create(run.path, CONFIG, "--seed=0\n") == run
+    other = dataclasses.replace(CONFIG, target="v")
+    with pytest.raises(UserError, match="made with target=eps, not v"):
+        RunFolder.create(run.path, other, "--seed=1\n")
+    assert (run.path / "flags.txt").read_text() == "--seed=0\n"
+    other = dataclasses.replace(CONFIG, training={"seed": 1, "dataset": "a(b)"})
+    with pytest.raises(UserError, match="made with seed=0, not 1"):
+        RunFolder.create(run.path, other, "")
+
+
+def test_other_folders_are_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(UserError, match="is no run"):
+        RunFolder.create(tmp_path, CONFIG, "")
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+    with pytest.raises(UserError, match="no run folder"):
+        RunFolder.open(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        RunFolder.open(tmp_path)
+
+
+def test_plan_stretches_stop_at_every_event():
+    plan = Plan(20, log_every=5, checkpoint_every=10, sample_every=7, steps_per_dispatch=3)
+    step, seen = 0, []
+    while step < plan.steps:
+        step += plan.stretch(step)
+        seen.append(step)
+    assert {5, 7, 10, 14, 15, 20} <= set(seen)
+    assert all(b - a in (1, 3) for a, b in zip([0, *seen], seen, strict=False))
+
+
+def test_journal_writes_window_means_and_resumes_to_the_byte(tmp_path):
+    values = np.arange(1, 7, dtype=np.float32) / 3
+
+    def journal(step, window=()):
+        return Journal(tmp_path, step=step, steps=6, batch_size=2, window=window)
+
+    with journal(0) as whole:
+        for half in (values[:3], values[3:]):
+            whole.add({"loss": half})
+            whole.write(3 if half[0] == values[0] else 6)
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert json.loads(text.splitlines()[0])["loss"] == pytest.approx(2 / 3)
+    # Stopped after step 4, with step 4's loss still unwritten, and half a line of step 6.
+    (tmp_path / "metrics.jsonl").write_text(text[:-9])
+    window = json.loads(json.dumps([{"loss": float(values[3])}]))
+    with journal(4, window) as rest:
+        rest.add({"loss": values[4:]})
+        rest.write(6)
+    assert (tmp_path / "metrics.jsonl").read_text() == text
+
+
+def test_keep_until_drops_what_came_after(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps({"step": s, "loss": 1.0}) + "\n" for s in (5, 10, 15)))
+    keep_until(path, 10)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [5, 10]
+
+
+def state(scale=1.0, width=3, dtype=jnp.float32):
+    return {"step": jnp.asarray(4, jnp.int32), "w": scale * jnp.ones(width, dtype)}
+
+
+def test_checkpoint_round_trip_and_part(tmp_path):
+    position = {"data": {"next_index": 4}, "window": [{"loss": 0.1}]}
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        assert checkpoints.latest_step() is None
+        for step in (1, 2, 3):
+            checkpoints.save(step, state(step), position)
+        checkpoints.wait()
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["2", "3"], "the newest two stay"
+    with Checkpoints(tmp_path / "c", read_only=True) as checkpoints:
+        got, where = checkpoints.restore(jax.eval_shape(state))
+        chex.assert_trees_all_equal(got, state(3))
+        assert where == position
+        part, _ = checkpoints.restore({"w": jax.ShapeDtypeStruct((3,), jnp.float32)})
+        chex.assert_trees_all_equal(part, {"w": 3 * jnp.ones(3)})
+
+
+@pytest.mark.parametrize(
+    "like", [state(width=4), state(dtype=jnp.bfloat16), {**state(), "extra": jnp.ones(2)}]
+)
+def test_checkpoint_of_another_shape_or_dtype(tmp_path, like):
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(1, state(), {})
+        checkpoints.wait()
+        with pytest.raises(UserError, match="use the flags that made the run"):
+            checkpoints.restore(like)
+
+
+def test_no_checkpoint(tmp_path):
+    with pytest.raises(UserError, match="train the run first"):
+        Checkpoints(tmp_path / "missing", read_only=True)
+    with (
+        Checkpoints(tmp_path / "empty") as checkpoints,
+        pytest.raises(UserError, match="train the run first"),
+    ):
+        checkpoints.restore(state())

@@ -1,0 +1,132 @@
+"""The train step against closed-form gradients, and what must not change its result."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from diffjax.errors import UserError
+from diffjax.randomness import normal
+from diffjax.training import parallel
+from diffjax.training.step import (
+    check_batch,
+    ema_decay_at,
+    init_state,
+    make_optimizer,
+    make_train_step,
+)
+
+ROOT = jax.random.key(7)
+
+
+def quadratic(params, keys, batch):
+    """Mean of |w - x|² / 2: its gradient is w - mean(x)."""
+    return 0.5 * jnp.mean(jnp.sum((params["w"] - batch["x"]) ** 2, -1)), {}
+
+
+def noisy(params, keys, batch):
+    """A loss whose noise is each sample's own."""
+    noise = normal(keys, (3,))
+    return jnp.mean((params["w"] * batch["x"] - noise) ** 2), {"noise": jnp.mean(noise)}
+
+
+def run(loss_fn, steps=3, **options):
+    tx = optax.sgd(0.1)
+    step = jax.jit(make_train_step(loss_fn, tx, 0.9, **options))
+    state = init_state({"w": jnp.ones(3)}, tx)
+    batch = {"x": jnp.arange(24.0).reshape(8, 3) / 10}
+    history = []
+    for _ in range(steps):
+        state, metrics = step(state, ROOT, batch)
+        history.append(metrics)
+    return state, history, batch
+
+
+def test_a_step_descends_the_gradient():
+    state, history, batch = run(quadratic, steps=1)
+    gradient = 1 - np.mean(batch["x"], 0)
+    np.testing.assert_allclose(state.params["w"], 1 - 0.1 * gradient, rtol=1e-6)
+    np.testing.assert_allclose(history[0]["grad_norm"], np.linalg.norm(gradient), rtol=1e-6)
+    np.testing.assert_allclose(
+        history[0]["loss"], 0.5 * np.mean(np.sum((1 - np.asarray(batch["x"])) ** 2, 1)), rtol=1e-6
+    )
+    assert int(state.step) == 1
+
+
+def test_ema_warms_up():
+    """decay = min(limit, (1 + n) / (10 + n)): 0.1 after the first step."""
+    state, _, _ = run(quadratic, steps=1)
+    np.testing.assert_allclose(
+        state.ema_params["w"], 0.1 * 1 + 0.9 * np.asarray(state.params["w"]), rtol=1e-6
+    )
+    np.testing.assert_allclose(ema_decay_at(jnp.asarray(10**6), 0.9), 0.9)
+
+
+@pytest.mark.parametrize("accumulate", [2, 8])
+def test_accumulation_changes_nothing(accumulate):
+    one, first, _ = run(noisy)
+    many, second, _ = run(noisy, accumulate=accumulate)
+    chex.assert_trees_all_close(one, many, rtol=1e-5)
+    chex.assert_trees_all_close(first, second, rtol=1e-5)
+
+
+def test_noise_differs_by_step_and_by_sample():
+    _, history, _ = run(noisy, steps=2)
+    assert float(history[0]["noise"]) != float(history[1]["noise"])
+    seen = []
+    run(lambda p, keys, b: (jnp.sum(p["w"]) * 0, {"n": seen.append(keys.shape) or 0.0}), steps=1)
+    assert (8,) in seen
+
+
+def test_pmapped_dispatch_equals_single_steps_and_compiles_once():
+    tx = optax.sgd(0.1)
+    traces = []
+
+    def counted(params, keys, batch):
+        traces.append(1)
+        return noisy(params, keys, batch)
+
+    run_steps = parallel.pmap_steps(make_train_step(counted, tx, 0.9, axis_name=parallel.AXIS))
+    state = parallel.replicate(init_state({"w": jnp.ones(3)}, tx))
+    x = np.arange(24, dtype=np.float32).reshape(8, 3) / 10
+    key = parallel.replicate(ROOT)
+    for i in range(3):
+        batches = parallel.shard_batches({"x": np.stack([x, x])})
+        state, metrics = run_steps(state, key, batches)
+        if i == 0:
+            after_first = len(traces)
+    assert len(traces) == after_first, "the second and third dispatch compile nothing"
+    chex.assert_shape(metrics["loss"], (2,))
+    one, history, _ = run(noisy, steps=6)
+    chex.assert_trees_all_close(jax.device_get(state), jax.device_get(one), rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"][-1], history[-1]["loss"], rtol=1e-5)
+
+
+def test_rate_warms_up_and_falls():
+    tx = make_optimizer(0.1, 100, warmup_steps=10, grad_clip=1.0)
+    state, moves = tx.init(jnp.zeros(())), []
+    for _ in range(100):
+        update, state = tx.update(jnp.ones(()), state)
+        moves.append(-float(update))
+    # With a constant gradient Adam moves by the rate itself.
+    assert moves[0] < 0.02
+    assert np.argmax(moves) == 10
+    np.testing.assert_allclose(max(moves), 0.1, rtol=1e-3)
+    np.testing.assert_allclose(moves[55], 0.05, rtol=0.02)
+    assert moves[-1] < 1e-3
+
+
+def test_gradients_are_clipped_before_adam_sees_them():
+    tx = make_optimizer(0.1, 100, grad_clip=1.0)
+    state = tx.init(jnp.zeros(2))
+    _, small = tx.update(jnp.asarray([0.6, 0.8]), state)
+    _, large = tx.update(jnp.asarray([600.0, 800.0]), state)
+    chex.assert_trees_all_close(small, large, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("batch", "devices", "accumulate"), [(10, 4, 1), (8, 1, 3), (0, 1, 1)])
+def test_indivisible_batch(batch, devices, accumulate):
+    with pytest.raises(UserError, match="choose a multiple of"):
+        check_batch(batch, devices, accumulate)
