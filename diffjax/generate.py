@@ -1,0 +1,73 @@
+"""From trained parameters to images, in batches of any size."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, UInt8
+
+from diffjax.guidance import clip_x0
+from diffjax.process import Process
+from diffjax.randomness import fold_in, normal, sample_keys
+from diffjax.report.images import to_uint8
+from diffjax.samplers.base import Sampler, sample, uniform_times
+from diffjax.typing import Images, Keys, Params
+
+Draw = Callable[[Params, Keys, Any], tuple[Images, Float[Array, "F N H W C"]]]
+
+
+def make_draw(
+    model: nn.Module,
+    process: Process,
+    sampler: Sampler,
+    image_shape: tuple[int, int, int],
+    steps: int,
+    *,
+    frames: int = 1,
+    watched: int = 0,
+) -> Draw:
+    """A compiled (params, keys, labels) -> (images in [-1, 1], film of the first `watched`).
+
+    labels are the network's condition, or None. The predicted x0 is clipped to [-1, 1].
+    """
+    times = uniform_times(steps)
+
+    @jax.jit
+    def draw(params: Params, keys: Keys, labels: Any) -> tuple[Images, Float[Array, "..."]]:
+        start, walk = fold_in(keys, 0), fold_in(keys, 1)
+        x = normal(start, image_shape)
+        denoise = clip_x0(process.denoiser(model.apply, params, labels), process.schedule)
+        return sample(
+            sampler, process.schedule, denoise, walk, x, times, frames=frames, watched=watched
+        )
+
+    return draw
+
+
+def generate(
+    draw: Draw,
+    params: Params,
+    seed: int,
+    num: int,
+    batch_size: int,
+    labels: Int[np.ndarray, "N"] | None = None,
+) -> tuple[UInt8[np.ndarray, "N H W C"], UInt8[np.ndarray, "F M H W C"]]:
+    """`num` images as bytes, the same whatever the batch size, and the first batch's film.
+
+    The last batch is filled up, so that every batch has one shape and compiles once.
+    """
+    batch_size = min(batch_size, num)
+    made: list[np.ndarray] = []
+    films: list[np.ndarray] = []
+    for first in range(0, num, batch_size):
+        keys = sample_keys(jax.random.key(seed), first, batch_size)
+        chosen = None
+        if labels is not None:
+            chosen = jnp.asarray(labels[np.arange(first, first + batch_size) % num])
+        images, moments = draw(params, keys, chosen)
+        made.append(to_uint8(jax.device_get(images)))
+        films = films or [to_uint8(jax.device_get(moments))]
+    return np.concatenate(made)[:num], films[0]

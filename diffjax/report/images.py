@@ -1,0 +1,64 @@
+"""Grids of images, and films of them, by Pillow."""
+
+import math
+import os
+import pathlib
+
+import einops
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+SMALLEST_CELL = 56  # pixels: smaller images are enlarged by a whole factor, or nobody sees them
+GAP = 2
+
+
+def to_uint8(images: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+    """Images in [-1, 1] as bytes; what lies outside is clipped."""
+    return np.clip(np.round((images + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def grid(images: UInt8[np.ndarray, "N H W C"], columns: int | None = None) -> Image.Image:
+    """N images of one or three channels in one picture, near square unless columns are given."""
+    count, height, width, _ = images.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    zoom = max(1, SMALLEST_CELL // max(height, width))
+    cells = einops.repeat(images, "n h w c -> n (h a) (w b) c", a=zoom, b=zoom)
+    blank = ((0, rows * columns - count), (GAP // 2,) * 2, (GAP // 2,) * 2, (0, 0))
+    cells = np.pad(cells, blank, constant_values=255)
+    sheet = einops.rearrange(cells, "(r k) h w c -> (r h) (k w) c", r=rows)
+    return Image.fromarray(sheet[..., 0] if sheet.shape[-1] == 1 else sheet)
+
+
+def save_grid(path: str | os.PathLike[str], images: UInt8[np.ndarray, "N H W C"]) -> None:
+    """Writes the grid as a PNG, whole or not at all."""
+    _replace(path, lambda part: grid(images).save(part, format="PNG"))
+
+
+def save_film(
+    path: str | os.PathLike[str], film: UInt8[np.ndarray, "F N H W C"], seconds: float = 4.0
+) -> None:
+    """Writes a film as an animated GIF that lasts `seconds` and rests on its last frame."""
+    frames = [grid(frame) for frame in film]
+    pace = max(20, round(1000 * seconds / len(frames)))
+    durations = [pace] * (len(frames) - 1) + [1500]
+
+    def write(part: pathlib.Path) -> None:
+        frames[0].save(
+            part,
+            format="GIF",
+            save_all=True,
+            append_images=frames[1:],
+            duration=durations,
+            loop=0,
+        )
+
+    _replace(path, write)
+
+
+def _replace(path: str | os.PathLike[str], write) -> None:
+    path = pathlib.Path(path)
+    part = path.with_name(path.name + ".part")
+    write(part)
+    os.replace(part, path)
