@@ -1,0 +1,1 @@
+"""One program a part of the course: python -m experiments.NAME --flagfile=..."""

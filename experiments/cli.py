@@ -1,0 +1,76 @@
+"""What the programs share: spec flags, and errors in one line instead of a stack trace."""
+
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+
+from absl import app, flags, logging
+
+from diffjax import spec
+from diffjax.errors import UserError
+
+flags.disclaim_key_flags()  # what is defined here belongs to the program that asked for it
+
+
+class SpecParser(flags.ArgumentParser):
+    """Takes name or name(option=value, ...) and refuses what `package` cannot build."""
+
+    def __init__(self, package: ModuleType) -> None:
+        super().__init__()
+        self._package = package
+        self.syntactic_help = "one of: " + ", ".join(spec.names(package))
+
+    def parse(self, argument: str) -> str:
+        spec.build(argument, self._package)
+        return argument
+
+    def flag_type(self) -> str:
+        return "spec"
+
+
+def define_spec(
+    name: str, default: str | None, package: ModuleType, help_text: str
+) -> flags.FlagHolder[str]:
+    """A flag that holds a spec of `package`."""
+    return flags.DEFINE(
+        SpecParser(package), name, default, help_text, serializer=flags.ArgumentSerializer()
+    )
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the flags and runs `main`; a user's mistake ends it in one line, exit 1 or 2."""
+
+    def guarded(argv: Sequence[str]) -> int:
+        try:
+            if len(argv) > 1:
+                raise UserError(f"unexpected {argv[1]!r}: flags are written --name=value")
+            main()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        return 0
+
+    logging.set_verbosity(logging.ERROR)
+    app.run(guarded, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return app.parse_flags_with_usage(argv) if _wants_help(argv) else flags.FLAGS(argv)
+    except (flags.Error, UserError) as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(2)
+
+
+def _wants_help(argv: Sequence[str]) -> bool:
+    return any(arg.lstrip("-").startswith("help") for arg in argv[1:])
+
+
+def flag_text(names: Sequence[str], header: str) -> str:
+    """The flags `names` as a flagfile."""
+    lines = [f"# {header}"]
+    for name in names:
+        flag = flags.FLAGS[name]
+        if flag.value is not None:
+            lines.append(flag.serialize())
+    return "\n".join(lines) + "\n"

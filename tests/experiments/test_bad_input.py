@@ -1,0 +1,102 @@
+"""What a user gets wrong ends in one line that says what to do, and changes nothing."""
+
+import pathlib
+import time
+
+import pytest
+from conftest import TINY
+from PIL import Image
+
+WIDER = TINY.replace("(8,16)", "(8,24)")
+
+WRONG = {
+    "a misspelt sampler": (("--sampler=dimm",), "did you mean 'ddim'"),
+    "a misspelt flag": (("--bacth_size=8",), "Did you mean: batch_size"),
+    "a misspelt target": (("--target=epsilon",), "eps"),
+    "a misspelt schedule option": (("--schedule=linear(stepz=10)",), "did you mean 'steps'"),
+    "code in a spec": (("--schedule=linear(steps=print(1))",), "a value is a number"),
+    "a word too many": (("train",), "flags are written --name=value"),
+    "an unknown dataset": (("--dataset=fashionmnist",), "choose one of"),
+    "a folder that is not there": (("--dataset=folder(path='/no/such')",), "/no/such"),
+    "idx files that are not there": (("--dataset=idx(path='/no/such')",), "/no/such"),
+    "an unprepared TFDS set": (("--dataset=tfds(name='mnist')", "--data_dir=/no/such"), "/no/such"),
+    "an unknown model option": (("--model=unet(chanels=3)",), "no option 'chanels'"),
+    "an impossible model": ((f"{TINY[:-1]},attention_head_dim=0)",), "attention_head_dim"),
+    "classes that the data lack": ((f"{TINY[:-1]},num_class_embeds=7)",), "10 classes"),
+    "an indivisible batch": (("--batch_size=9", "--accumulate=2"), "choose a multiple of 2"),
+    "no steps": (("--steps=0",), "steps"),
+    "an image too small to be halved": (("--image_size=7",), "7"),
+}
+
+
+def failed(done, message, started):
+    assert done.returncode in (1, 2), done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    assert message in done.stderr, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_training(program, run_flags, tmp_path, case):
+    flags, message = WRONG[case]
+    started = time.monotonic()
+    done = program("ddpm", *run_flags, f"--workdir={tmp_path}/run", *flags)
+    failed(done, message, started)
+    assert not (tmp_path / "run").exists()
+
+
+def test_folder_without_images(program, run_flags, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "notes.txt").write_text("none")
+    started = time.monotonic()
+    done = program("ddpm", *run_flags, f"--dataset=folder(path='{tmp_path}/pictures')")
+    failed(done, "pictures", started)
+
+
+def test_corrupt_image(program, run_flags, tmp_path):
+    for i in range(12):
+        Image.new("L", (30, 20), i).save(tmp_path / f"{i:02}.png")
+    broken = (tmp_path / "07.png").read_bytes()
+    (tmp_path / "07.png").write_bytes(broken[: len(broken) // 2])
+    started = time.monotonic()
+    flags = (f"--dataset=folder(path='{tmp_path}')", "--image_size=16")
+    failed(program("ddpm", *run_flags, *flags), "07.png", started)
+
+
+def test_run_folder_of_another_model(program, run_flags, trained):
+    before = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
+    started = time.monotonic()
+    done = program("ddpm", *run_flags, f"--workdir={trained}", WIDER, "--steps=6")
+    failed(done, "was made with model=", started)
+    assert {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--num=0",), "num"),
+        (("--steps=0",), "steps"),
+        (("--batch_size=0",), "batch_size"),
+        (("--sampler=ddim(eta=3)",), "choose eta"),
+        (("--run=/no/such",), "/no/such is no run folder"),
+        (("--out=/proc/none",), "cannot write"),
+    ],
+)
+def test_sampling(program, trained, tmp_path, flags, message):
+    started = time.monotonic()
+    failed(program("sample", f"--run={trained}", f"--out={tmp_path}/o", *flags), message, started)
+    assert not (tmp_path / "o").exists()
+
+
+def test_no_run_given(program):
+    started = time.monotonic()
+    failed(program("sample"), "--run", started)
+
+
+def test_help_explains_each_flag(program):
+    text = program("ddpm", "--help").stdout
+    source = pathlib.Path(__file__).parent.parent.parent / "experiments" / "ddpm.py"
+    for flag in ("dataset", "model", "schedule", "target", "sampler", "ema_decay", "workdir"):
+        assert f"--{flag}:" in text or f"--[no]{flag}:" in text, text
+        assert f'"{flag}"' in source.read_text()
