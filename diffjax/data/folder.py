@@ -1,0 +1,166 @@
+"""A folder of picture files."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from diffjax.data import images
+from diffjax.data.base import Record, Records, Split, held_out
+from diffjax.errors import UserError
+
+__all__ = ["Folder"]
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+# Whatever its suffix says, no file goes to the decoders of other formats.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+DECODED_ON_OPEN = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """Pictures in `path`; where it has subfolders, each is a class, with all that lies in it.
+
+    Subfolders `train` and `test`, if there are both, are the splits and hold the classes; without
+    them every tenth picture is held out. Grey where all pictures are, else in colour. Names that
+    start with a dot are left out.
+    """
+
+    path: str
+
+    def open(self, split: Split, image_size: int | None) -> Records:
+        """As `diffjax.data.Dataset.open`: reads all headers, and decodes the first 1,000 files."""
+        root = pathlib.Path(self.path).expanduser()
+        if not root.is_dir():
+            raise UserError(f"no folder {str(root)!r}: folder(path=...) is one with images")
+        files = _find(root)
+        has_splits = (root / "train").is_dir() and (root / "test").is_dir()
+        if has_splits:
+            files = [file for file in files if file.parts[0] in ("train", "test")]
+            chosen = [file for file in files if file.parts[0] == split]
+            if not chosen:
+                raise UserError(f"no images in {str(root / split)!r}: put some there")
+        else:
+            where = repr(str(root))
+            chosen = [files[index] for index in held_out(len(files), split, where)]
+        class_names = _class_names(root, files, depth=int(has_splits))
+        labels = {name: np.int32(label) for label, name in enumerate(class_names)}
+        return _FolderRecords(
+            [root / file for file in chosen],
+            [labels[file.parts[int(has_splits)]] for file in chosen] if labels else (),
+            _shape([root / file for file in files], image_size),
+            class_names,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _FolderRecords:
+    paths: Sequence[pathlib.Path]
+    labels: Sequence[np.int32]  # empty without classes
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int | None:
+        return len(self.class_names) or None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Record:
+        height, width, _ = self.image_shape
+        with _opened(self.paths[index]) as image:
+            # JPEGs are decoded at a half, quarter or eighth, if still twice as large as needed.
+            image.draft(None, (2 * max(height, width),) * 2)
+            turned = ImageOps.exif_transpose(image)
+            record: Record = {"image": images.from_image(turned, self.image_shape)}
+        if self.labels:
+            record["label"] = self.labels[index]
+        return record
+
+
+def _find(root: pathlib.Path) -> list[pathlib.Path]:
+    """The picture files below `root`, relative to it, in the order of their names."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"cannot read folder {error.filename!r}: {error.strerror}") from error
+
+    inside = os.path.realpath(root)
+    found = []
+    for folder, subfolders, names in os.walk(root, onerror=refuse):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        names = [name for name in names if name.lower().endswith(SUFFIXES) and name[0] != "."]
+        for path in (pathlib.Path(folder, name) for name in subfolders + names):
+            target = pathlib.Path(os.path.realpath(path) if path.is_symlink() else inside)
+            if not target.is_relative_to(inside):
+                raise UserError(f"{str(path)!r} is a link out of {str(root)!r}: put a copy there")
+        found += [pathlib.Path(folder, name).relative_to(root) for name in names]
+    if not found:
+        raise UserError(f"no images in {str(root)!r}: looked for {', '.join(SUFFIXES)}")
+    return sorted(found, key=lambda file: file.parts)
+
+
+def _class_names(root: pathlib.Path, files: list[pathlib.Path], depth: int) -> tuple[str, ...]:
+    """The names at `depth` of the paths, sorted; none where files themselves are at that depth."""
+    names = {file.parts[depth] for file in files if len(file.parts) > depth + 1}
+    loose = [file for file in files if len(file.parts) == depth + 1]
+    if names and loose:
+        raise UserError(
+            f"{str(root / loose[0])!r} is in no class folder, but others are "
+            f"({', '.join(sorted(names)[:5])}): put all images into class folders, or none"
+        )
+    return tuple(sorted(names))
+
+
+class _Header(NamedTuple):
+    path: pathlib.Path
+    size: tuple[int, int]  # width and height, after the turn that EXIF asks for
+    grey: bool
+
+
+def _shape(paths: list[pathlib.Path], image_size: int | None) -> tuple[int, int, int]:
+    """The form in which all files can be given out, from their headers."""
+    decode = [index < DECODED_ON_OPEN for index in range(len(paths))]
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        headers = list(pool.map(_header, paths, decode))
+    first = headers[0]
+    other = next((header for header in headers if header.size != first.size), None)
+    if other and image_size is None:
+        raise UserError(
+            f"images differ in size: {str(first.path)!r} is {first.size[0]}x{first.size[1]} and "
+            f"{str(other.path)!r} is {other.size[0]}x{other.size[1]}: pass --image_size=64"
+        )
+    channels = 1 if all(header.grey for header in headers) else 3
+    return images.shape((first.size[1], first.size[0], channels), image_size)
+
+
+def _header(path: pathlib.Path, decode: bool) -> _Header:
+    with _opened(path) as image:
+        # getexif would decode the whole of a PNG that has none ahead of its pixels.
+        exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
+        size = image.size if exif.get(ExifTags.Base.Orientation, 1) < 5 else image.size[::-1]
+        header = _Header(path, size, images.is_grey(image))
+        if decode:
+            image.draft(None, (1, 1))  # all of a JPEG is read, but little of it computed
+            image.load()
+    return header
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.mode in ("I", "F"):
+                raise ValueError("its pixels have 32 bits, of no known range")
+            yield image
+    except Exception as error:  # what Pillow raises depends on where a file is damaged
+        reason = " ".join(str(error).split())
+        raise UserError(f"cannot read image {str(path)!r} ({reason}): remove it") from error

@@ -1,0 +1,103 @@
+"""Data sets in the four IDX files of MNIST and those made after it (LeCun, Cortes, Burges 1998)."""
+
+import dataclasses
+import gzip
+import math
+import pathlib
+import struct
+import zlib
+
+import numpy as np
+
+from diffjax.data import images
+from diffjax.data.base import ArrayRecords, Records, Split, held_out
+from diffjax.errors import UserError
+
+__all__ = ["Idx"]
+
+GZIP = b"\x1f\x8b"
+UINT8 = 8  # the type code in a magic number; the files of images and labels use no other
+
+
+@dataclasses.dataclass(frozen=True)
+class Idx:
+    """A folder with train-images-idx3-ubyte, train-labels-idx1-ubyte and the same for t10k.
+
+    The files may be gzipped (.gz), and `.idx` may stand for `-idx`. t10k is the test split; where
+    both its files are missing, every tenth training image is held out. Labels of N classes are 0
+    to N - 1; the files name no classes.
+    """
+
+    path: str
+
+    def open(self, split: Split, image_size: int | None) -> Records:
+        """As `diffjax.data.Dataset.open`."""
+        folder = pathlib.Path(self.path).expanduser()
+        if not folder.is_dir():
+            raise UserError(f"no folder {str(folder)!r}: idx(path=...) is one with IDX files")
+        parts = {"train": _read_pair(folder, "train")}
+        if _find(folder, "t10k", "images", 3) or _find(folder, "t10k", "labels", 1):
+            parts["test"] = _read_pair(folder, "t10k")
+        num_classes = 1 + max(int(labels.max()) for _, labels in parts.values())
+        if "test" in parts:
+            pixels, labels = parts[split]
+        else:
+            chosen = held_out(len(parts["train"][1]), split, repr(str(folder)))
+            pixels, labels = (part[chosen] for part in parts["train"])
+        return ArrayRecords(pixels, labels, images.shape(pixels.shape[1:], image_size), num_classes)
+
+
+def _read_pair(folder: pathlib.Path, prefix: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images as NHW1 and labels as N, both uint8."""
+    arrays = []
+    for kind, dims in (("images", 3), ("labels", 1)):
+        path = _find(folder, prefix, kind, dims)
+        if path is None:
+            raise UserError(
+                f"no {prefix}-{kind}-idx{dims}-ubyte or {prefix}-{kind}-idx{dims}-ubyte.gz "
+                f"in {str(folder)!r}: put it there"
+            )
+        arrays.append(_parse(path, dims))
+    pixels, labels = arrays
+    if len(pixels) != len(labels):
+        raise UserError(
+            f"{str(folder)!r} has {len(pixels)} {prefix} images but {len(labels)} labels: "
+            "both files must come from the same data set"
+        )
+    return pixels[..., None], labels
+
+
+def _find(folder: pathlib.Path, prefix: str, kind: str, dims: int) -> pathlib.Path | None:
+    stems = (f"{prefix}-{kind}{separator}idx{dims}-ubyte" for separator in "-.")
+    paths = (folder / (stem + suffix) for stem in stems for suffix in ("", ".gz"))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _parse(path: pathlib.Path, dims: int) -> np.ndarray:
+    """The uint8 array of an IDX file: two zero bytes, type, rank, big-endian sizes, then data."""
+    data = _read(path)
+    magic = bytes((0, 0, UINT8, dims))
+    if data[:4] != magic:
+        raise UserError(
+            f"{str(path)!r} is no IDX file of {dims} dimensions: it begins with "
+            f"{data[:4].hex() or 'nothing'} and not with {magic.hex()}; replace the file"
+        )
+    start = 4 + 4 * dims
+    shape = struct.unpack(f">{dims}I", data[4:start]) if len(data) >= start else ()
+    size = start + math.prod(shape)
+    if not shape or len(data) != size:
+        raise UserError(
+            f"{str(path)!r} is damaged: {len(data)} bytes where its header says {size}; "
+            "replace the file"
+        )
+    if size == start:
+        raise UserError(f"{str(path)!r} is empty: its header says {shape}; replace the file")
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+
+
+def _read(path: pathlib.Path) -> bytes:
+    try:
+        data = path.read_bytes()
+        return gzip.decompress(data) if data.startswith(GZIP) else data
+    except (OSError, EOFError, zlib.error) as error:  # gzip raises all three
+        raise UserError(f"cannot read {str(path)!r} ({error}): replace the file") from error

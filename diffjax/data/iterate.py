@@ -1,0 +1,84 @@
+"""Batches for training, shuffled without end and resumable to the record; and one ordered pass."""
+
+import functools
+import os
+import sys
+from collections.abc import Iterator, Sequence
+
+import grain
+import numpy as np
+
+from diffjax.data.base import Record, Records
+from diffjax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+# Batches are read ahead while the device computes. Decoding gains from a few threads; many more
+# would only contend for the interpreter's lock.
+THREADS = max(2, min(8, os.cpu_count() or 1))
+READ_AHEAD = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * THREADS)
+
+
+def batches(
+    records: Records, batch_size: int, seed: int, process_index: int = 0, process_count: int = 1
+) -> grain.DatasetIterator:
+    """Batches without end: every record once an epoch, in an order of its own each epoch.
+
+    A batch maps `image` (float32 BHWC in [-1, 1]), `label` (int32) and `text` (str) to arrays, as
+    far as the set has them, with B = batch_size / process_count. Of global batch i, process p gets
+    the p-th contiguous part. The epochs follow on without a gap, so a batch may span two of them
+    and may be larger than the set.
+
+    `get_state()` counts global batches: it is equal on all processes, and `set_state` restores it
+    exactly on any number of them. Raises UserError for a batch size below 1 or one that the
+    processes cannot share, for a seed outside [0, 2**32), and for data found damaged in reading.
+    """
+    _check_batch_size(batch_size)
+    if batch_size % process_count:
+        raise UserError(
+            f"batch_size {batch_size} does not divide among {process_count} processes: "
+            f"pass --batch_size={process_count * -(-batch_size // process_count)}"
+        )
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed is {seed}: pass a --seed from 0 to {2**32 - 1}")
+    local = batch_size // process_count
+    # Batches that are read at the same time lie in epochs next to each other.
+    order = functools.lru_cache(maxsize=4)(functools.partial(_order, len(records), seed))
+
+    def read(step: int) -> Batch:
+        start = step * batch_size + process_index * local
+        places = (divmod(place, len(records)) for place in range(start, start + local))
+        return _read(records, [int(order(epoch)[place]) for epoch, place in places])
+
+    return iter(grain.MapDataset.range(sys.maxsize).map(read).to_iter_dataset(READ_AHEAD))
+
+
+def epoch(records: Records, batch_size: int) -> Iterator[Batch]:
+    """One pass in order, in batches as of `batches`; the last may be smaller.
+
+    Raises UserError for a batch size below 1, and for data found damaged in reading.
+    """
+    _check_batch_size(batch_size)
+    starts = range(0, len(records), batch_size)
+    return (_read(records, range(len(records))[start : start + batch_size]) for start in starts)
+
+
+def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """The records' order in an epoch. Grain's shuffle takes a millisecond a record in small sets.
+
+    RandomState, unlike Generator, is promised never to change, so a run resumes under any NumPy.
+    """
+    return np.random.RandomState((seed, epoch)).permutation(count)
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}: pass --batch_size=1 or more")
+
+
+def _read(records: Records, indices: Sequence[int]) -> Batch:
+    rows: Sequence[Record]
+    if hasattr(records, "__getitems__"):
+        rows = records.__getitems__(indices)
+    else:
+        rows = [records[index] for index in indices]
+    return {key: np.stack([row[key] for row in rows]) for key in rows[0]}

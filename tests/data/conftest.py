@@ -1,0 +1,28 @@
+"""A small example of every data set, and the real ones where there are any."""
+
+import os
+import pathlib
+
+import pytest
+from written_data import write_folder, write_mnist, write_tfds
+
+
+@pytest.fixture(scope="session")
+def specs(tmp_path_factory):
+    """A spec for each data set, of files just written. A new data set adds its line here."""
+    root = tmp_path_factory.mktemp("data")
+    return {
+        "embedded": "embedded",
+        "folder": f"folder(path={str(write_folder(root / 'folder'))!r})",
+        "idx": f"idx(path={str(write_mnist(root / 'idx'))!r})",
+        "tfds": f"tfds(name='tiny', data_dir={str(write_tfds(root / 'tfds'))!r})",
+    }
+
+
+@pytest.fixture
+def real_data():
+    """The folder of prepared data sets that this machine may have."""
+    folder = os.environ.get("DIFFJAX_DATA_DIR")
+    if not folder:
+        pytest.skip("DIFFJAX_DATA_DIR names no folder with tfds/ and mnist_idx/")
+    return pathlib.Path(folder)

@@ -1,0 +1,174 @@
+"""Prepared TFDS sets: what is used of them, what is said without them, and no tensorflow."""
+
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from written_data import noise, write_tfds
+
+import diffjax.data
+from diffjax import spec
+from diffjax.data import epoch
+from diffjax.data.tfds import TFDS
+from diffjax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """One set with train alone, one with both splits, and one with images of no fixed size."""
+    folder = tmp_path_factory.mktemp("tfds")
+    write_tfds(folder)
+    write_tfds(folder, name="both", splits=("train", "test", "validation"))
+    write_tfds(folder, name="loose", shape=(None, None, 3), texts=["id"])
+    return str(folder)
+
+
+def refusal(split="train", image_size=None, **options):
+    with pytest.raises(UserError) as caught:
+        TFDS(**options).open(split, image_size)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_reads_what_was_written(data_dir):
+    batch = next(epoch(TFDS("tiny", data_dir).open("train", None), 30))
+    rows = [index for index in range(30) if index % 10]
+    numbers = [int(text.removeprefix("caption é ")) for text in batch["text"]]
+    assert len(numbers) == len(rows)
+    assert batch["label"].tolist() == [number % 3 for number in numbers]
+    pixels = np.rint((batch["image"] + 1) * 127.5)
+    np.testing.assert_array_equal(pixels, noise(30)[numbers])
+
+
+def test_one_by_one_is_as_many_at_once(data_dir):
+    records = TFDS("tiny", data_dir).open("test", 5)
+    many = records.__getitems__([2, 0, 1])
+    for row, index in zip(many, (2, 0, 1), strict=True):
+        assert row.keys() == records[index].keys()
+        assert all(np.array_equal(row[key], records[index][key]) for key in row)
+
+
+def test_own_test_split_is_used(data_dir):
+    for split, seed in (("train", 0), ("test", 1)):
+        batch = next(epoch(TFDS("both", data_dir).open(split, None), 99))
+        numbers = [int(text.removeprefix("caption é ")) for text in batch["text"]]
+        pixels = np.rint((batch["image"] + 1) * 127.5)
+        np.testing.assert_array_equal(pixels, noise(30, seed=seed)[numbers])
+        assert sorted(numbers) == list(range(30))
+
+
+def test_classes(data_dir):
+    records = TFDS("tiny", data_dir).open("train", None)
+    assert (records.num_classes, records.class_names) == (3, ("a", "b", "c"))
+
+
+def test_features_can_be_named(data_dir):
+    records = TFDS("tiny", data_dir, image="image", label="kind", text="id").open("train", None)
+    assert records[0]["text"].startswith("id é ")
+
+
+def test_a_text_of_another_name_is_no_caption(data_dir):
+    assert set(TFDS("loose", data_dir).open("train", 9)[0]) == {"image", "label"}
+
+
+def test_images_of_no_fixed_size_need_one(data_dir):
+    assert "images of loose differ in size: pass --image_size=64" in refusal(
+        name="loose", data_dir=data_dir
+    )
+    assert TFDS("loose", data_dir).open("train", 9)[0]["image"].shape == (9, 9, 3)
+
+
+def test_folder_from_option_default_or_environment(data_dir, monkeypatch, tmp_path):
+    built = spec.build("tfds(name='tiny')", diffjax.data, defaults={"data_dir": data_dir})
+    assert built == TFDS("tiny", data_dir)
+    monkeypatch.setenv("TFDS_DATA_DIR", data_dir)
+    assert len(TFDS("tiny").open("train", None)) == 27
+    assert f"in '{tmp_path}'" in refusal(name="tiny", data_dir=str(tmp_path))
+    monkeypatch.delenv("TFDS_DATA_DIR")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert f"in '{tmp_path}/tensorflow_datasets'" in refusal(name="tiny")
+
+
+@pytest.mark.parametrize("name", ["tinny", "TINNY", "tiny:3.0.0", "tiny/x", "", "a:b:c", "../x"])
+def test_missing_sets(data_dir, name):
+    message = refusal(name=name, data_dir=data_dir)
+    assert f"no data set {name!r} in {data_dir!r}" in message
+    assert "prepared there: both:1.0.0, loose:1.0.0, tiny:1.0.0" in message
+    assert f"tfds build {name} --file_format=array_record --data_dir={data_dir}" in message
+    assert ("(did you mean 'tiny'?)" in message) == ("ti" in name.lower())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"label": "id"}, "tiny has no ClassLabel feature 'id' for label; it has: kind"),
+        ({"text": "words"}, "no Text feature 'words' for text; it has: .*caption"),
+        ({"image": "photo"}, "no Image feature 'photo' for image; it has: image"),
+    ],
+)
+def test_wrong_features(data_dir, options, message):
+    with pytest.raises(UserError, match=message):
+        TFDS("tiny", data_dir, **options).open("train", None)
+
+
+def test_format_that_needs_tensorflow(data_dir, tmp_path):
+    shutil.copytree(data_dir, tmp_path / "copy")
+    info = tmp_path / "copy" / "tiny" / "1.0.0" / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    message = refusal(name="tiny", data_dir=str(tmp_path / "copy"))
+    assert "only tensorflow reads" in message
+    assert "--file_format=array_record" in message
+
+
+@pytest.mark.parametrize("damage", ["cut", "remove"])
+def test_damaged_files(data_dir, tmp_path, damage):
+    shutil.copytree(data_dir, tmp_path / "copy")
+    (shard,) = (tmp_path / "copy" / "tiny" / "1.0.0").glob("*array_record-*")
+    if damage == "cut":
+        shard.write_bytes(shard.read_bytes()[:1000])
+    else:
+        shard.unlink()
+    with pytest.raises(UserError, match=r"cannot read tiny \(.*\): prepare it again"):
+        next(epoch(TFDS("tiny", str(tmp_path / "copy")).open("train", None), 5))
+
+
+def test_neither_tensorflow_nor_torch_is_imported(specs, tmp_path):
+    """Where they are installed: a stand-in for each ends the program that imports it."""
+    for module in ("tensorflow", "torch"):
+        (tmp_path / module).mkdir()
+        code = f"raise SystemExit('{module} was imported')"
+        (tmp_path / module / "__init__.py").write_text(code)
+    code = f"""
+import sys
+import diffjax.data
+from diffjax import spec
+from diffjax.data import batches, epoch
+spec.names(diffjax.data)
+for text in {list(specs.values())!r}:
+    assert "tensorflow_datasets" not in sys.modules, text
+    records = spec.build(text, diffjax.data).open("train", 8)
+    next(batches(records, 8, seed=0)), next(epoch(records, 8))
+assert text.startswith("tfds"), text
+assert not {{"tensorflow", "torch"}} & set(sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_real_sets(real_data):
+    folder = str(real_data / "tfds")
+    cifar10 = TFDS("cifar10", folder)
+    assert [len(cifar10.open(split, None)) for split in ("train", "test")] == [50000, 10000]
+    assert cifar10.open("train", None).class_names[0] == "airplane"
+    emoji = TFDS("noto_emoji64", folder)
+    train, test = (emoji.open(split, None) for split in ("train", "test"))
+    assert (len(train), len(test)) == (3407, 379)
+    assert train.image_shape == (64, 64, 3)
+    assert train.num_classes == 10  # the category, its only class label
+    assert not {train[index]["text"] for index in range(200)} & {
+        test[index]["text"] for index in range(200)
+    }

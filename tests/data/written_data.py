@@ -1,0 +1,82 @@
+"""Small data sets of every kind, written as files."""
+
+import gzip
+import io
+import struct
+
+import numpy as np
+from PIL import Image
+
+SIDE = 12
+
+
+def noise(count, height=SIDE, width=SIDE, channels=3, seed=0):
+    """Distinct images, each with pixels of 0 and of 255."""
+    images = np.random.default_rng(seed).integers(0, 256, (count, height, width, channels))
+    images[:, 0, 0], images[:, -1, -1] = 0, 255
+    return images.astype(np.uint8)
+
+
+def write_idx(path, array):
+    data = bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape)
+    data += array.tobytes()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+def write_mnist(folder, train=60, test=20, suffix=".gz", separator="-"):
+    folder.mkdir(exist_ok=True)
+    for prefix, count in (("train", train), ("t10k", test)):
+        if count:
+            images = noise(count, channels=1, seed=count)[..., 0]
+            labels = (np.arange(count) % 10).astype(np.uint8)
+            write_idx(folder / f"{prefix}-images{separator}idx3-ubyte{suffix}", images)
+            write_idx(folder / f"{prefix}-labels{separator}idx1-ubyte{suffix}", labels)
+    return folder
+
+
+def write_folder(folder, count=40):
+    for index, image in enumerate(noise(count, seed=count)):
+        path = folder / f"class{index % 3}" / f"{index:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    return folder
+
+
+def write_tfds(
+    data_dir, name="tiny", splits=("train",), shape=(SIDE, SIDE, 3), texts=("caption", "id")
+):
+    """Labelled images, 30 a split, with texts; prepared as ArrayRecord without tensorflow."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import registered
+
+    def examples(self, seed):
+        for index, image in enumerate(noise(30, seed=seed)):
+            file = io.BytesIO()
+            Image.fromarray(image).save(file, "PNG")
+            file.seek(0)
+            words = {key: f"{key} é {index}" for key in texts}
+            yield index, {"image": file, "kind": index % 3, **words}
+
+    def info(self):
+        features = {
+            "image": tfds.features.Image(shape=shape),
+            "kind": tfds.features.ClassLabel(names=["a", "b", "c"]),
+            **{key: tfds.features.Text() for key in texts},
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def split_generators(self, _):
+        return {split: examples(self, seed) for seed, split in enumerate(splits)}
+
+    members = {
+        "VERSION": tfds.core.Version("1.0.0"),
+        "_info": info,
+        "_split_generators": split_generators,
+        "_generate_examples": examples,
+        "__module__": __name__,
+        "name": name,
+    }
+    with registered.skip_registration():
+        builder = type(name.title(), (tfds.core.GeneratorBasedBuilder,), members)
+    builder(data_dir=data_dir, file_format="array_record").download_and_prepare()
+    return data_dir
