@@ -1,0 +1,51 @@
+"""Every flagfile parses, and what it describes can be built."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+from absl import flags
+
+import diffjax.data
+import diffjax.models
+import diffjax.samplers
+import diffjax.schedules
+from diffjax import spec
+from diffjax.process import Process
+from experiments import ddpm
+
+FILES = sorted((pathlib.Path(ddpm.__file__).parent / "flagfiles").glob("*.flags"))
+
+
+@pytest.fixture(params=FILES, ids=lambda p: p.stem)
+def values(request):
+    """The program's flags with one flagfile's values; put back afterwards."""
+    saved = flags.FLAGS.unparse_flags, {n: flags.FLAGS[n].value for n in flags.FLAGS}
+    flags.FLAGS(["ddpm", f"--flagfile={request.param}"])
+    yield flags.FLAGS.flag_values_dict()
+    for name, value in saved[1].items():
+        flags.FLAGS[name].value = value
+    flags.FLAGS.unparse_flags()
+
+
+def test_builds_and_evaluates(values):
+    spec.build(values["dataset"], diffjax.data)
+    spec.build(values["sampler"], diffjax.samplers)
+    model = spec.build(values["model"], diffjax.models)
+    Process(spec.build(values["schedule"], diffjax.schedules), values["target"])
+    size, channels = (28, 1) if values["dataset"] == "embedded" else (32, 3)
+    x, t = jnp.zeros((2, size, size, channels)), jnp.zeros((2,))
+    labels = () if model.num_class_embeds is None else (jnp.zeros((2,), jnp.int32),)
+    model = model.clone(in_channels=channels, out_channels=channels, sample_size=size)
+    out, _ = jax.eval_shape(
+        lambda key: model.init_with_output(key, x, t, *labels), jax.random.key(0)
+    )
+    assert out.shape == x.shape
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_says_what_to_expect(path):
+    """A comment gives machine, time and figure, each on a line of its own."""
+    comments = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert all(any(c.startswith(f"# {w}:") for c in comments) for w in ("machine", "time", "figure"))
