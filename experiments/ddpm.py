@@ -111,6 +111,8 @@ def main() -> None:
             state, position = checkpoints.restore(state)
             data.set_state(position["data"])
             window = position["window"]
+            for line in checkpoints.skipped:
+                print(line)
             print(f"going on from step {int(state.step)} of {plan.steps}")
         with Journal(
             run.path,

@@ -1,4 +1,4 @@
-"""Imports point one way, flags stay in experiments/, pmap and the sampling scan in one file each."""
+"""Imports point one way, flags stay in experiments, pmap and the sampling loop in one file each."""
 
 import ast
 import pathlib

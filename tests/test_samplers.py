@@ -28,9 +28,7 @@ def walk(sampler, schedule, steps, count=2, seed=0, **options):
     x = normal(keys, SHAPE)
     oracle = Gaussian(schedule)
     out, film = jax.jit(
-        lambda keys, x, times: sample(
-            sampler, schedule, oracle.denoise, keys, x, times, **options
-        )
+        lambda keys, x, times: sample(sampler, schedule, oracle.denoise, keys, x, times, **options)
     )(keys, x, uniform_times(steps))
     return x, out, film
 
@@ -47,7 +45,9 @@ def test_contract(sampler):
 
 
 @pytest.mark.parametrize(
-    "sampler", [s for s in EVERY if s.order], ids=[n for n, s in zip(NAMES, EVERY, strict=True) if s.order]
+    "sampler",
+    [s for s in EVERY if s.order],
+    ids=[n for n, s in zip(NAMES, EVERY, strict=True) if s.order],
 )
 def test_measured_order_is_the_declared(sampler):
     """The error against the exact flow shrinks with the step size to the power `order`."""
@@ -135,5 +135,5 @@ def test_refusals():
         spec.build("ddim(eta=2)", diffjax.samplers)
     with pytest.raises(UserError, match="did you mean 'ddim'"):
         spec.build("ddin", diffjax.samplers)
-    with pytest.raises(UserError, match="small.*large"):
+    with pytest.raises(UserError, match=r"small.*large"):
         spec.build("ddpm(variance='medium')", diffjax.samplers)

@@ -1,5 +1,11 @@
-"""Checkpoints: the train state and the position of everything that is not an array."""
+"""Checkpoints: the train state and the position of everything that is not an array.
 
+Orbax restores a flipped bit without a word, so each checkpoint carries a checksum of its files, and
+the newest one that still agrees with it is used.
+"""
+
+import hashlib
+import json
 import os
 import pathlib
 from typing import Any
@@ -9,24 +15,33 @@ import orbax.checkpoint as ocp
 
 from diffjax.errors import UserError
 
+MANIFEST = "manifest.json"
+UNFINISHED = "*.orbax-checkpoint-tmp"
+# Orbax stamps these once the files are complete; neither holds anything that is restored.
+STAMPS = ("_CHECKPOINT_METADATA", "commit_success.txt")
+
 
 class Checkpoints:
     """The checkpoints of one run, written in the background, the newest `keep` of them kept.
 
     Each holds a tree of arrays, and a `position` that JSON can express: where the data stand, and
-    what has been measured but not yet logged.
+    what has been measured but not yet logged. `skipped` names each checkpoint that a restore passed
+    over, and why; unless `read_only` they are moved aside, to damaged/ beside the folder.
     """
 
     def __init__(
         self, folder: str | os.PathLike[str], *, keep: int = 2, read_only: bool = False
     ) -> None:
         self._folder = pathlib.Path(folder).resolve()
+        self._read_only = read_only
+        self.skipped: list[str] = []
         if read_only and not self._folder.is_dir():
             raise UserError(f"no checkpoint in {self._folder}: train the run first")
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else keep,
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
         self._manager = ocp.CheckpointManager(
             self._folder,
@@ -62,14 +77,22 @@ class Checkpoints:
         self._manager.wait_until_finished()
 
     def restore(self, like: Any) -> tuple[Any, dict[str, Any]]:
-        """The newest state, with the shapes, dtypes and sharding of `like`, and its position.
+        """The newest sound state, with `like`'s shapes, dtypes and sharding, and its position.
 
         `like` may be a part of the state, such as {"ema_params": ...}. Raises UserError where there
-        is no checkpoint, or the newest is of another shape.
+        is no sound checkpoint, or the newest is of another shape.
         """
-        step = self.latest_step()
-        if step is None:
-            raise UserError(f"no checkpoint in {self._folder}: train the run first")
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            problem = _damage(self._folder / str(step))
+            if problem is None:
+                return self._restore(step, like)
+            self.skipped.append(f"checkpoint {step} is damaged and was skipped: {problem}")
+            if not self._read_only:
+                self._set_aside(step)
+        found = f"; {'; '.join(self.skipped)}" if self.skipped else ""
+        raise UserError(f"no checkpoint in {self._folder}: train the run first{found}")
+
+    def _restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         self._check(step, like)
         items = ocp.args.Composite(
             state=ocp.args.PyTreeRestore(
@@ -91,6 +114,54 @@ class Checkpoints:
                     f"checkpoint {step} in {self._folder} has {name} as {found.get(name)}, this "
                     f"model as {wanted}: use the flags that made the run"
                 )
+
+    def _seal(self) -> None:
+        """Adds the checksums: Orbax calls this when all is written, before the folder's rename."""
+        if jax.process_index():
+            return
+        for folder in self._folder.glob(UNFINISHED):
+            part = folder / f"{MANIFEST}.part"
+            with part.open("w") as file:
+                json.dump(_checksums(folder), file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, folder / MANIFEST)
+
+    def _set_aside(self, step: int) -> None:
+        damaged = self._folder.parent / "damaged"
+        damaged.mkdir(exist_ok=True)
+        taken = len(list(damaged.glob(f"{step}-*")))
+        os.replace(self._folder / str(step), damaged / f"{step}-{taken}")
+        self._manager.reload()
+
+
+def _damage(folder: pathlib.Path) -> str | None:
+    """What is wrong with a checkpoint's files; None where they are as they were written."""
+    try:
+        wanted = json.loads((folder / MANIFEST).read_text())
+        found = _checksums(folder)
+    except FileNotFoundError:
+        return f"it has no {MANIFEST}"
+    except (OSError, ValueError) as error:
+        return f"its files cannot be read: {error}"
+    names = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
+    if not names:
+        return None
+    missing = [n for n in names if n not in found]
+    return f"{missing[0]} is missing" if missing else f"{names[0]} has changed since it was written"
+
+
+def _checksums(folder: pathlib.Path) -> dict[str, str]:
+    """SHA-256 of every file below `folder` that a restore reads, by relative path."""
+    skip = {MANIFEST, f"{MANIFEST}.part", *STAMPS}
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in skip)
+    sums = {}
+    for path in files:
+        with path.open("rb") as file:
+            sums[path.relative_to(folder).as_posix()] = hashlib.file_digest(
+                file, "sha256"
+            ).hexdigest()
+    return sums
 
 
 def _leaves(tree: Any) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Run folders, metrics and checkpoints: what is kept, and what is refused."""
 
-import json
 import dataclasses
+import json
 
 import chex
 import jax
@@ -15,7 +15,9 @@ from diffjax.training.journal import Journal, keep_until
 from diffjax.training.loop import Plan
 from diffjax.training.run import RunConfig, RunFolder
 
-CONFIG = RunConfig("ddpm", "unet", "linear", "eps", (28, 28, 1), None, {"seed": 0, "dataset": "a(b)"})
+CONFIG = RunConfig(
+    "ddpm", "unet", "linear", "eps", (28, 28, 1), None, {"seed": 0, "dataset": "a(b)"}
+)
 
 
 def test_config_round_trip_and_name():
@@ -126,3 +128,60 @@ def test_no_checkpoint(tmp_path):
         pytest.raises(UserError, match="train the run first"),
     ):
         checkpoints.restore(state())
+
+
+def saved(folder, steps=(1, 2)):
+    with Checkpoints(folder) as checkpoints:
+        for step in steps:
+            checkpoints.save(step, state(step), {"n": step})
+        checkpoints.wait()
+    return sorted(p for p in (folder / str(steps[-1])).rglob("*") if p.is_file())
+
+
+def damage(path, how):
+    data = bytearray(path.read_bytes())
+    if how == "flipped" and data:
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    elif how == "truncated":
+        path.write_bytes(data[: len(data) // 2])
+    else:
+        path.unlink()
+
+
+@pytest.mark.parametrize("how", ["flipped", "truncated", "deleted"])
+def test_whatever_file_is_damaged_the_checkpoint_before_is_used(tmp_path, how):
+    count = len(saved(tmp_path / "model"))
+    assert count > 5
+    for i in range(count):
+        folder = tmp_path / f"{how}{i}" / "checkpoints"
+        path = saved(folder)[i]
+        before = path.read_bytes()
+        damage(path, how)
+        with Checkpoints(folder) as checkpoints:
+            got, position = checkpoints.restore(state())
+            if path.exists() and path.read_bytes() == before:
+                continue  # an empty file cannot be truncated
+            unread = path.name in ("_CHECKPOINT_METADATA", "commit_success.txt")
+            if unread:  # whatever becomes of Orbax's stamps, the state is one that was saved
+                chex.assert_trees_all_equal(got, state(position["n"]))
+            else:
+                chex.assert_trees_all_equal(got, state(1))
+                assert "checkpoint 2 is damaged" in checkpoints.skipped[0]
+                assert (folder.parent / "damaged" / "2-0").is_dir()
+                checkpoints.save(2, state(5), {"n": 2})
+                checkpoints.wait()
+                chex.assert_trees_all_equal(checkpoints.restore(state())[0], state(5))
+
+
+def test_reading_moves_nothing_and_an_empty_step_is_skipped(tmp_path):
+    saved(tmp_path / "c")
+    (tmp_path / "c" / "3").mkdir()
+    with Checkpoints(tmp_path / "c", read_only=True) as checkpoints:
+        got, _ = checkpoints.restore(state())
+        chex.assert_trees_all_equal(got, state(2))
+        assert checkpoints.skipped == [
+            "checkpoint 3 is damaged and was skipped: it has no manifest.json"
+        ]
+    assert (tmp_path / "c" / "3").is_dir()
+    assert not (tmp_path / "damaged").exists()
