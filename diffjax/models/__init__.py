@@ -1,0 +1,1 @@
+"""Networks, as Linen modules that know nothing of diffusion."""
