@@ -1,0 +1,89 @@
+"""Weights in the safetensors format, as float32 arrays by name."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, deserialize
+from safetensors.numpy import save
+
+from diffjax.errors import UserError
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": jnp.dtype("float64"),
+    "F32": jnp.dtype("float32"),
+    "F16": jnp.dtype("float16"),
+    "BF16": jnp.dtype("bfloat16"),  # unknown to NumPy alone, which is why the file is read here
+}
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a file, or of all files of an index `*.safetensors.index.json`, in float32.
+
+    Raises UserError for a file that is not there, is damaged, or holds other than floats.
+    """
+    index = path.with_name(path.name + ".index.json")
+    if not index.is_file():
+        return _read_one(path)
+    table = read_json(index).get("weight_map")
+    shards = set(table.values()) if isinstance(table, dict) else set()
+    if not shards or not all(isinstance(s, str) and s == Path(s).name for s in shards):
+        raise UserError(f"{index}: its weight_map must name files beside it")
+    tensors: dict[str, np.ndarray] = {}
+    for shard in sorted(shards):
+        tensors |= _read_one(path.with_name(shard))
+    return tensors
+
+
+def _read_one(path: Path) -> dict[str, np.ndarray]:
+    try:
+        raw = deserialize(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged ({error}): copy or download it again") from error
+    tensors = {}
+    for name, entry in raw:
+        if entry["dtype"] not in DTYPES:
+            raise UserError(
+                f"{path}: {name} holds {entry['dtype']}, not one of {', '.join(DTYPES)}"
+            )
+        flat = np.frombuffer(entry["data"], DTYPES[entry["dtype"]])
+        tensors[name] = flat.reshape(entry["shape"]).astype(np.float32)
+    return tensors
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """The object in a JSON file. Raises UserError where there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds a {type(value).__name__}, not a JSON object")
+    return value
+
+
+def encode(tensors: Mapping[str, np.ndarray]) -> bytes:
+    """The bytes of a safetensors file, with the mark that readers of torch's weights look for."""
+    return save({k: np.ascontiguousarray(v) for k, v in tensors.items()}, {"format": "pt"})
+
+
+def write(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {error.strerror}") from error

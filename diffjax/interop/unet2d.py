@@ -1,0 +1,154 @@
+"""U-Nets in the form that diffusers' UNet2DModel saves and loads: config.json and weights."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+import diffjax.models
+from diffjax import spec
+from diffjax.errors import UserError
+from diffjax.interop.safetensors import encode, read, read_json, write
+from diffjax.models.unet import UNet
+from diffjax.typing import Params
+
+CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+CLASS = "UNet2DModel"
+DTYPE = "_diffjax_dtype"  # an option of ours; diffusers passes over names that begin with _
+# The options of UNet2DModel: ours without dtype and what Linen adds.
+OPTIONS = {field.name for field in fields(UNet)} - {"dtype", "parent", "name"}
+# Where torch counts modules in a list, Linen counts in the name.
+LISTS = "down_blocks|up_blocks|resnets|attentions|downsamplers|upsamplers|to_out"
+LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
+# What diffusers' first releases called the layers of attention.
+OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+class Slot(NamedTuple):
+    """Where one of torch's tensors belongs in our tree, and the shape it has there."""
+
+    path: tuple[str, ...]
+    shape: tuple[int, ...]
+
+
+def load_unet2d(folder: str | os.PathLike[str]) -> tuple[UNet, Params]:
+    """The U-Net saved in `folder`, and its float32 parameters for `model.apply({"params": ...})`.
+
+    Raises UserError, naming it, for what is missing, damaged, unknown, of the wrong shape, or an
+    option that UNet does not support.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file() and (folder / "unet" / CONFIG).is_file():
+        raise UserError(f"{folder} is a whole pipeline: load {folder / 'unet'}")
+    model = _read_config(folder / CONFIG)
+    path = folder / WEIGHTS
+    if not list(folder.glob(f"{WEIGHTS}*")) and path.with_suffix(".bin").is_file():
+        raise UserError(
+            f"{path.with_suffix('.bin')} is a Python pickle, which can run code: "
+            "save the model again with safe_serialization=True"
+        )
+    tensors = {_new_name(name): value for name, value in read(path).items()}
+    slots = _slots(model)
+    _check_names(str(path), tensors, slots)
+    tree = {}
+    for name, (where, shape) in slots.items():
+        value = _transpose(tensors[name], where)
+        if value.shape != shape:
+            raise UserError(f"{path}: {name} has shape {tensors[name].shape}, which does not fit")
+        tree[where] = jnp.asarray(value)
+    return model, traverse_util.unflatten_dict(tree)
+
+
+def save_unet2d(model: UNet, params: Params, folder: str | os.PathLike[str]) -> None:
+    """Writes `model` and `params` to `folder`, for UNet2DModel.from_pretrained and load_unet2d.
+
+    Files of the same names are replaced, each whole or not at all. Raises UserError for params that
+    are not this model's, a folder that cannot be written, and one with weights in several files.
+    """
+    folder = Path(folder)
+    if (folder / f"{WEIGHTS}.index.json").exists():
+        raise UserError(f"{folder} holds a model in several files: choose another folder")
+    flat = traverse_util.flatten_dict(params)
+    given = {_torch_name(path): np.asarray(value, np.float32) for path, value in flat.items()}
+    slots = _slots(model)
+    _check_names("params", given, slots)
+    for name, (where, shape) in slots.items():
+        if given[name].shape != shape:
+            raise UserError(f"params: {'/'.join(where)} has {given[name].shape}, not {shape}")
+        given[name] = _transpose(given[name], where, back=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
+    write(folder / WEIGHTS, encode(given))
+    options = {name: getattr(model, name) for name in sorted(OPTIONS)}
+    config = {"_class_name": CLASS, DTYPE: model.dtype, **options}
+    write(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def _read_config(path: Path) -> UNet:
+    config = read_json(path)
+    if config.get("_class_name") != CLASS:
+        raise UserError(f"{path} is of a {config.get('_class_name')}, not a {CLASS}")
+    options = {name: value for name, value in config.items() if not name.startswith("_")}
+    if unknown := options.keys() - OPTIONS:
+        raise UserError(f"{path}: {CLASS} has no option {min(unknown)!r}: remove it")
+    options["dtype"] = config.get(DTYPE, "float32")
+    text = ", ".join(f"{name}={value!r}" for name, value in options.items())
+    try:
+        model: UNet = spec.build(f"unet({text})", diffjax.models)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return model
+
+
+def _slots(model: UNet) -> dict[str, Slot]:
+    """Every parameter of the model, by the name that torch knows it by."""
+    size = 2 ** (len(model.block_out_channels) - 1)
+    shape = jax.ShapeDtypeStruct
+    labels = None
+    if model.class_embed_type == "identity":
+        width = model.time_embedding_dim or 4 * model.block_out_channels[0]
+        labels = shape((1, width), jnp.float32)
+    elif model.class_embed_type is not None or model.num_class_embeds is not None:
+        labels = shape((1,), jnp.int32)
+    images = shape((1, size, size, model.in_channels), jnp.float32)
+    tree = jax.eval_shape(model.init, jax.random.key(0), images, shape((), jnp.float32), labels)
+    flat = traverse_util.flatten_dict(tree["params"])
+    return {_torch_name(path): Slot(path, leaf.shape) for path, leaf in flat.items()}
+
+
+def _torch_name(path: tuple[str, ...]) -> str:
+    """down_blocks_0/resnets_1/conv1/kernel → down_blocks.0.resnets.1.conv1.weight."""
+    modules = [re.sub(rf"^({LISTS})_(\d+)$", r"\1.\2", name) for name in path[:-1]]
+    return ".".join([*modules, LEAVES.get(path[-1], path[-1])])
+
+
+def _new_name(name: str) -> str:
+    old = "|".join(OLD_NAMES)
+    pattern = rf"(?<=attentions\.)(\d+)\.({old})(?=\.)"
+    return re.sub(pattern, lambda match: f"{match[1]}.{OLD_NAMES[match[2]]}", name)
+
+
+def _transpose(value: np.ndarray, path: tuple[str, ...], *, back: bool = False) -> np.ndarray:
+    """torch's kernels are (out, in) and (out, in, height, width), ours (height, width, in, out)."""
+    if path[-1] != "kernel":
+        return value
+    if value.ndim == 2:
+        return value.T
+    return value.transpose((3, 2, 0, 1) if back else (2, 3, 1, 0)) if value.ndim == 4 else value
+
+
+def _check_names(where: str, given: Mapping[str, object], slots: Mapping[str, Slot]) -> None:
+    for problem, names in (("lacks", slots.keys() - given), ("has unknown", given.keys() - slots)):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise UserError(f"{where} {problem} {min(names)}{more}: it is not of this U-Net")
