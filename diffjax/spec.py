@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import typeguard
+from flax import linen as nn
 
 from diffjax.errors import UserError
 
@@ -111,8 +112,9 @@ def _exported(name: str, package: ModuleType) -> type | None:
 
 
 def _options(cls: type) -> dict[str, dataclasses.Field[Any]]:
-    """The fields a spec may set; Linen's own `parent` and `name`, keyword-only, are none."""
-    return {f.name: f for f in dataclasses.fields(cls) if f.init and not f.kw_only}
+    """The fields a spec may set; `parent` and `name` are Linen's own, not its modules' options."""
+    hidden = {"parent", "name"} if issubclass(cls, nn.Module) else set()
+    return {f.name: f for f in dataclasses.fields(cls) if f.init and f.name not in hidden}
 
 
 def _required(field: dataclasses.Field[Any]) -> bool:

@@ -71,6 +71,13 @@ def test_refusals(text, message):
         spec.build(text, diffjax.samplers)
 
 
+def test_linens_own_fields_are_no_options():
+    model = spec.build("unet(dropout=0.5)", diffjax.models)
+    assert spec.render(model) == "unet(dropout=0.5)"
+    with pytest.raises(UserError, match="no option 'name'"):
+        spec.build("unet(name='x')", diffjax.models)
+
+
 def test_missing_option():
     with pytest.raises(UserError, match=r"folder needs path: write folder\(path="):
         spec.build("folder", diffjax.data)
