@@ -4,6 +4,7 @@ python -m experiments.ddpm --flagfile=experiments/flagfiles/ddpm_fashion_mnist.f
 """
 
 import typing
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -27,6 +28,7 @@ from diffjax.training.journal import Journal
 from diffjax.training.loop import Plan, train
 from diffjax.training.parallel import pmap_steps, replicate
 from diffjax.training.run import RunConfig, RunFolder
+from diffjax.training.signals import stop_on_signal
 from diffjax.training.step import check_batch, init_state, make_optimizer, make_train_step
 from diffjax.typing import Params, Target
 from experiments import cli
@@ -81,23 +83,53 @@ def main() -> None:
     records = dataset.open("train", IMAGE_SIZE.value)
     check_batch(BATCH_SIZE.value, jax.local_device_count(), ACCUMULATE.value)
     config = describe(records)
-    run = RunFolder.create(WORKDIR.value or f"runs/{config.name()}", config, flags_text())
-    print(f"run folder: {run.path}")
+    workdir = WORKDIR.value or f"runs/{config.name()}"
+    with (
+        stop_on_signal() as stopping,
+        RunFolder.create(workdir, config, flags_text()) as run,
+        Checkpoints(run.checkpoints) as checkpoints,
+    ):
+        print(f"run folder: {run.path}", flush=True)
+        step = train_run(records, config, run, checkpoints, stopping)
+    if step < STEPS.value:
+        print(f"stopped at step {step}: the same command goes on from there")
+    else:
+        print(f"done: step {step}, pictures in {run.samples}, the reverse process in {run.film}")
 
+
+def train_run(
+    records: diffjax.data.Records,
+    config: RunConfig,
+    run: RunFolder,
+    checkpoints: Checkpoints,
+    stopping: Callable[[], bool],
+) -> int:
+    """Trains in the run's folder, from its newest checkpoint if it has one; the step reached."""
     model, process = build(config)
+    root = jax.random.key(SEED.value)
     tx = make_optimizer(
         LEARNING_RATE.value,
         STEPS.value,
         warmup_steps=WARMUP_STEPS.value,
         grad_clip=GRAD_CLIP.value,
     )
-    loss_fn = denoising_loss(process, model.apply, conditional=config.num_classes is not None)
-    step = make_train_step(
-        loss_fn, tx, EMA_DECAY.value, accumulate=ACCUMULATE.value, axis_name=parallel.AXIS
-    )
-    root = jax.random.key(SEED.value)
-    state = replicate(jax.jit(lambda k: init_state(init_params(model, config, k), tx))(root))
+    state = replicate(jax.jit(lambda key: init_state(init_params(model, config, key), tx))(root))
     data = diffjax.data.batches(records, BATCH_SIZE.value, SEED.value)
+    window: list[dict[str, float]] = []
+    if checkpoints.latest_step() is not None:
+        state, position = checkpoints.restore(state)
+        data.set_state(position["data"])
+        window = position["window"]
+        print(*checkpoints.skipped, sep="\n", end="\n" if checkpoints.skipped else "")
+        print(f"going on from step {int(state.step)} of {STEPS.value}", flush=True)
+    conditional = config.num_classes is not None
+    step = make_train_step(
+        denoising_loss(process, model.apply, conditional=conditional),
+        tx,
+        EMA_DECAY.value,
+        accumulate=ACCUMULATE.value,
+        axis_name=parallel.AXIS,
+    )
     plan = Plan(
         STEPS.value,
         LOG_EVERY.value,
@@ -105,35 +137,26 @@ def main() -> None:
         SAMPLE_EVERY.value,
         STEPS_PER_DISPATCH.value,
     )
-    with Checkpoints(run.checkpoints) as checkpoints:
-        window = []
-        if checkpoints.latest_step() is not None:
-            state, position = checkpoints.restore(state)
-            data.set_state(position["data"])
-            window = position["window"]
-            for line in checkpoints.skipped:
-                print(line)
-            print(f"going on from step {int(state.step)} of {plan.steps}")
-        with Journal(
-            run.path,
-            step=int(state.step),
-            steps=plan.steps,
-            batch_size=BATCH_SIZE.value,
-            window=window,
-        ) as journal:
-            used = ("image",) if config.num_classes is None else ("image", "label")
-            train(
-                pmap_steps(step),
-                state,
-                replicate(root),
-                data,
-                used,
-                plan,
-                journal,
-                checkpoints,
-                make_picture(run, config, model, process),
-            )
-    print(f"done: step {plan.steps}, pictures in {run.samples}, the reverse process in {run.film}")
+    with Journal(
+        run.path,
+        step=int(state.step),
+        steps=plan.steps,
+        batch_size=BATCH_SIZE.value,
+        window=window,
+    ) as journal:
+        state = train(
+            pmap_steps(step),
+            state,
+            replicate(root),
+            data,
+            ("image", "label") if conditional else ("image",),
+            plan,
+            journal,
+            checkpoints,
+            make_picture(run, config, model, process),
+            stopping,
+        )
+    return int(state.step)
 
 
 def describe(records: diffjax.data.Records) -> RunConfig:

@@ -1,16 +1,26 @@
 """What a run says of itself: metrics.jsonl, TensorBoard events, and progress on the terminal."""
 
+import contextlib
 import json
 import os
 import pathlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import tensorboardX
 import tqdm
+
+# tensorboardX imports torch wherever it is installed, for tensors that never come: seconds lost.
+_hide_torch = "torch" not in sys.modules
+if _hide_torch:
+    sys.modules["torch"] = None  # type: ignore[assignment]
+try:
+    import tensorboardX
+finally:
+    if _hide_torch:
+        del sys.modules["torch"]
 
 
 class Journal:
@@ -73,12 +83,11 @@ class Journal:
         """A line on the terminal that leaves the progress bar whole."""
         self._bar.write(line, file=sys.stderr)
 
-    def pause(self) -> float:
-        """Start of something that is not training; give the value to `resume`."""
-        return time.perf_counter()
-
-    def resume(self, since: float) -> None:
-        """Leaves the time since `pause` out of the speed."""
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves what is done meanwhile out of the speed."""
+        since = time.perf_counter()
+        yield
         self._clock += time.perf_counter() - since
 
     def _show(self, step: int, loss: float, speed: float) -> None:

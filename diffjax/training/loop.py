@@ -53,8 +53,11 @@ def train(
     journal: Journal,
     checkpoints: Checkpoints,
     draw: Callable[[int, Params], None],
+    stopping: Callable[[], bool],
 ) -> TrainState:
-    """Trains from the state's step to the plan's last. `draw(step, ema_params)` shows a picture.
+    """Trains from the state's step to the plan's last, or until `stopping()`, then saves.
+
+    `draw(step, ema_params)` shows a picture.
 
     The host stays one dispatch ahead of the device: while it computes, the next batch is read and
     sent, and the metrics of the dispatch before are fetched.
@@ -70,21 +73,22 @@ def train(
             journal.add(jax.device_get(waiting))
         waiting = metrics
         step += count
-        due = [
-            plan.due(step, e) for e in (plan.log_every, plan.checkpoint_every, plan.sample_every)
-        ]
-        if not any(due):
+        halt = stopping()
+        log, picture, checkpoint = (
+            plan.due(step, e) for e in (plan.log_every, plan.sample_every, plan.checkpoint_every)
+        )
+        if not (log or picture or checkpoint or halt):
             continue
         journal.add(jax.device_get(waiting))
         waiting = None
-        log, checkpoint, picture = due
         if log:
             journal.write(step)
-        since = journal.pause()
-        if checkpoint:
-            checkpoints.save(step, state, {"data": data.get_state(), "window": journal.window})
-        if picture:
-            draw(step, state.ema_params)
-        journal.resume(since)
+        with journal.paused():
+            if picture and not halt:
+                draw(step, state.ema_params)
+            if checkpoint or halt:  # the last, so that a run taken up here has missed nothing
+                checkpoints.save(step, state, {"data": data.get_state(), "window": journal.window})
+        if halt:
+            break
     checkpoints.wait()
     return state

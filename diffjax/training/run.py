@@ -1,14 +1,19 @@
 """A run's folder: what made it, and where its things lie."""
 
+import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
 import pathlib
-from typing import Any
+from collections.abc import Iterator
+from typing import IO, Any
 
 from diffjax.errors import UserError
 from diffjax.typing import Target
+
+LOCK = ".lock"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,24 +67,44 @@ class RunFolder:
         return self.path / "reverse.gif"
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], config: RunConfig, flags: str) -> "RunFolder":
-        """Makes the folder, or goes on with one that the same config made.
+    @contextlib.contextmanager
+    def create(
+        cls, path: str | os.PathLike[str], config: RunConfig, flags: str
+    ) -> Iterator["RunFolder"]:
+        """Makes the folder, or goes on with one that the same config made; holds it meanwhile.
 
         `flags` is written to flags.txt. Raises UserError for a folder of another run or of other
-        things, which is left as it was, and for one that cannot be written.
+        things, which is left as it was, for one that another process holds, and for one that cannot
+        be written.
         """
         run = cls(pathlib.Path(path).expanduser())
         if (run.path / "config.json").exists():
             run._check_same(config)
-        elif run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+        elif run.path.exists() and (not run.path.is_dir() or set(os.listdir(run.path)) - {LOCK}):
             raise UserError(f"{run.path} exists and is no run: choose another --workdir")
         try:
-            run.samples.mkdir(parents=True, exist_ok=True)
-            _write(run.path / "flags.txt", flags)
-            _write(run.path / "config.json", config.to_json() + "\n")
+            run.path.mkdir(parents=True, exist_ok=True)
+            lock = (run.path / LOCK).open("a")
         except OSError as error:
             raise UserError(f"cannot write {run.path}: {error.strerror}") from error
-        return run
+        with lock:
+            run._hold(lock)
+            try:
+                run.samples.mkdir(exist_ok=True)
+                _write(run.path / "flags.txt", flags)
+                _write(run.path / "config.json", config.to_json() + "\n")
+            except OSError as error:
+                raise UserError(f"cannot write {run.path}: {error.strerror}") from error
+            yield run
+
+    def _hold(self, lock: IO[str]) -> None:
+        """Locks the folder while the file is open: the system lets go of a dead process."""
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{self.path} is in use by another process: wait, or choose another --workdir"
+            ) from None
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> tuple["RunFolder", RunConfig]:

@@ -4,8 +4,8 @@ import pathlib
 import time
 
 import pytest
-from conftest import TINY
 from PIL import Image
+from programs import RUN_FLAGS, TINY, program
 
 WIDER = TINY.replace("(8,16)", "(8,24)")
 
@@ -38,36 +38,36 @@ def failed(done, message, started):
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_training(program, run_flags, tmp_path, case):
+def test_training(tmp_path, case):
     flags, message = WRONG[case]
     started = time.monotonic()
-    done = program("ddpm", *run_flags, f"--workdir={tmp_path}/run", *flags)
+    done = program("ddpm", *RUN_FLAGS, f"--workdir={tmp_path}/run", *flags)
     failed(done, message, started)
     assert not (tmp_path / "run").exists()
 
 
-def test_folder_without_images(program, run_flags, tmp_path):
+def test_folder_without_images(tmp_path):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "notes.txt").write_text("none")
     started = time.monotonic()
-    done = program("ddpm", *run_flags, f"--dataset=folder(path='{tmp_path}/pictures')")
+    done = program("ddpm", *RUN_FLAGS, f"--dataset=folder(path='{tmp_path}/pictures')")
     failed(done, "pictures", started)
 
 
-def test_corrupt_image(program, run_flags, tmp_path):
+def test_corrupt_image(tmp_path):
     for i in range(12):
         Image.new("L", (30, 20), i).save(tmp_path / f"{i:02}.png")
     broken = (tmp_path / "07.png").read_bytes()
     (tmp_path / "07.png").write_bytes(broken[: len(broken) // 2])
     started = time.monotonic()
     flags = (f"--dataset=folder(path='{tmp_path}')", "--image_size=16")
-    failed(program("ddpm", *run_flags, *flags), "07.png", started)
+    failed(program("ddpm", *RUN_FLAGS, *flags), "07.png", started)
 
 
-def test_run_folder_of_another_model(program, run_flags, trained):
+def test_run_folder_of_another_model(trained):
     before = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
     started = time.monotonic()
-    done = program("ddpm", *run_flags, f"--workdir={trained}", WIDER, "--steps=6")
+    done = program("ddpm", *RUN_FLAGS, f"--workdir={trained}", WIDER, "--steps=6")
     failed(done, "was made with model=", started)
     assert {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()} == before
 
@@ -83,18 +83,18 @@ def test_run_folder_of_another_model(program, run_flags, trained):
         (("--out=/proc/none",), "cannot write"),
     ],
 )
-def test_sampling(program, trained, tmp_path, flags, message):
+def test_sampling(trained, tmp_path, flags, message):
     started = time.monotonic()
     failed(program("sample", f"--run={trained}", f"--out={tmp_path}/o", *flags), message, started)
     assert not (tmp_path / "o").exists()
 
 
-def test_no_run_given(program):
+def test_no_run_given():
     started = time.monotonic()
     failed(program("sample"), "--run", started)
 
 
-def test_help_explains_each_flag(program):
+def test_help_explains_each_flag():
     text = program("ddpm", "--help").stdout
     source = pathlib.Path(__file__).parent.parent.parent / "experiments" / "ddpm.py"
     for flag in ("dataset", "model", "schedule", "target", "sampler", "ema_decay", "workdir"):

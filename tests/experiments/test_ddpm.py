@@ -6,6 +6,7 @@ import re
 import jax
 import numpy as np
 from PIL import Image
+from programs import RUN_FLAGS, program
 
 from diffjax.trained import load
 
@@ -28,7 +29,7 @@ def test_run_folder(trained):
     assert not list(trained.rglob("*.part"))
 
 
-def test_flags_txt_repeats_the_run(trained, program, tmp_path):
+def test_flags_txt_repeats_the_run(trained, tmp_path):
     again = tmp_path / "again"
     done = program("ddpm", f"--flagfile={trained}/flags.txt", f"--workdir={again}")
     assert done.returncode == 0, done.stderr
@@ -38,11 +39,11 @@ def test_flags_txt_repeats_the_run(trained, program, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_stopped_and_taken_up_equals_whole(trained, program, run_flags, tmp_path):
+def test_stopped_and_taken_up_equals_whole(trained, tmp_path):
     """Stopped at step 3, inside a window of the log, and taken up again: equal to the last bit."""
     folder = tmp_path / "halves"
     # The rate's cosine ends at --steps, so the first half is cut by its checkpoints, not --steps.
-    flags = (*run_flags, f"--workdir={folder}", "--log_every=2", "--checkpoint_every=3")
+    flags = (*RUN_FLAGS, f"--workdir={folder}", "--log_every=2", "--checkpoint_every=3")
     assert program("ddpm", *flags, "--steps=6").returncode == 0
     import shutil
 
@@ -55,30 +56,30 @@ def test_stopped_and_taken_up_equals_whole(trained, program, run_flags, tmp_path
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_finished_run_is_left_as_it_is(trained, program, run_flags):
+def test_a_finished_run_is_left_as_it_is(trained):
     before = (trained / "metrics.jsonl").read_text()
-    done = program("ddpm", *run_flags, "--steps=6", f"--workdir={trained}")
+    done = program("ddpm", *RUN_FLAGS, "--steps=6", f"--workdir={trained}")
     assert done.returncode == 0, done.stderr
     assert (trained / "metrics.jsonl").read_text() == before
 
 
-def test_default_workdir_is_the_commands_own(program, run_flags, tmp_path):
+def test_default_workdir_is_the_commands_own(tmp_path):
     for _ in range(2):
-        done = program("ddpm", *run_flags, "--steps=2", cwd=tmp_path)
+        done = program("ddpm", *RUN_FLAGS, "--steps=2", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     assert "going on from step 2 of 2" in done.stdout
     (folder,) = (tmp_path / "runs").iterdir()
     assert re.fullmatch(r"ddpm_embedded_[0-9a-f]{8}", folder.name)
 
 
-def test_plain_progress_lines_where_there_is_no_terminal(program, run_flags, tmp_path):
-    done = program("ddpm", *run_flags, "--steps=2", f"--workdir={tmp_path}/r")
+def test_plain_progress_lines_where_there_is_no_terminal(tmp_path):
+    done = program("ddpm", *RUN_FLAGS, "--steps=2", f"--workdir={tmp_path}/r")
     line = r"step 2/2  loss \d+\.\d+  \d+\.\d+ steps/s  \d+ images/s  \d+:\d+ left"
     assert re.search(line, done.stderr), done.stderr
 
 
-def test_class_conditional_accumulated_bfloat16(program, run_flags, tmp_path):
-    flags = [f.replace("unet(", "unet(num_class_embeds=10,dtype='bfloat16',") for f in run_flags]
+def test_class_conditional_accumulated_bfloat16(tmp_path):
+    flags = [f.replace("unet(", "unet(num_class_embeds=10,dtype='bfloat16',") for f in RUN_FLAGS]
     folder = tmp_path / "conditional"
     options = ("--accumulate=2", "--steps_per_dispatch=2", "--steps=4", f"--workdir={folder}")
     done = program("ddpm", *flags, *options)

@@ -3,17 +3,18 @@
 import numpy as np
 import pytest
 from PIL import Image
+from programs import program
 
 
-def draw(program, run, out, *flags):
+def draw(run, out, *flags):
     done = program("sample", f"--run={run}", f"--out={out}", "--steps=4", *flags)
     assert done.returncode == 0, done.stderr
     with np.load(out / "samples.npz") as file:
         return file["images"]
 
 
-def test_files(trained, program, tmp_path):
-    images = draw(program, trained, tmp_path, "--num=5", "--sampler=ddim(eta=0)")
+def test_files(trained, tmp_path):
+    images = draw(trained, tmp_path, "--num=5", "--sampler=ddim(eta=0)")
     assert images.shape == (5, 28, 28, 1)
     assert images.dtype == np.uint8
     assert {p.name for p in tmp_path.iterdir()} == {"samples.npz", "grid.png", "trajectory.gif"}
@@ -22,11 +23,11 @@ def test_files(trained, program, tmp_path):
 
 
 @pytest.mark.parametrize("sampler", ["ddim(eta=0)", "ddpm"])
-def test_same_seed_same_images_whatever_the_batch(trained, program, tmp_path, sampler):
-    whole = draw(program, trained, tmp_path / "a", "--num=8", f"--sampler={sampler}")
+def test_same_seed_same_images_whatever_the_batch(trained, tmp_path, sampler):
+    whole = draw(trained, tmp_path / "a", "--num=8", f"--sampler={sampler}")
     for batch in (1, 3, 4):
         flags = ("--num=8", f"--batch_size={batch}", f"--sampler={sampler}")
-        cut = draw(program, trained, tmp_path / f"b{batch}", *flags)
+        cut = draw(trained, tmp_path / f"b{batch}", *flags)
         np.testing.assert_array_equal(cut, whole)
-    other = draw(program, trained, tmp_path / "c", "--num=8", "--seed=1", f"--sampler={sampler}")
+    other = draw(trained, tmp_path / "c", "--num=8", "--seed=1", f"--sampler={sampler}")
     assert (other != whole).mean() > 0.5

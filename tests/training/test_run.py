@@ -28,21 +28,35 @@ def test_config_round_trip_and_name():
 
 
 def test_a_folder_is_taken_up_by_the_same_config_alone(tmp_path):
-    run = RunFolder.create(tmp_path / "run", CONFIG, "--seed=0\n")
-    assert RunFolder.create(run.path, CONFIG, "--seed=0\n") == run
-    other = dataclasses.replace(CONFIG, target="v")
-    with pytest.raises(UserError, match="made with target=eps, not v"):
-        RunFolder.create(run.path, other, "--seed=1\n")
+    with RunFolder.create(tmp_path / "run", CONFIG, "--seed=0\n") as run:
+        pass
+    with RunFolder.create(run.path, CONFIG, "--seed=0\n") as again:
+        assert again == run
+    for field, change, message in (
+        ("target", "v", "made with target=eps, not v"),
+        ("training", {"seed": 1, "dataset": "a(b)"}, "made with seed=0, not 1"),
+    ):
+        other = dataclasses.replace(CONFIG, **{field: change})
+        with pytest.raises(UserError, match=message), RunFolder.create(run.path, other, "x"):
+            pass
     assert (run.path / "flags.txt").read_text() == "--seed=0\n"
-    other = dataclasses.replace(CONFIG, training={"seed": 1, "dataset": "a(b)"})
-    with pytest.raises(UserError, match="made with seed=0, not 1"):
-        RunFolder.create(run.path, other, "")
+
+
+def test_two_runs_on_one_folder(tmp_path):
+    with (
+        RunFolder.create(tmp_path / "run", CONFIG, ""),
+        pytest.raises(UserError, match="in use by another process"),
+        RunFolder.create(tmp_path / "run", CONFIG, ""),
+    ):
+        pass
+    with RunFolder.create(tmp_path / "run", CONFIG, ""):
+        pass  # let go of
 
 
 def test_other_folders_are_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(UserError, match="is no run"):
-        RunFolder.create(tmp_path, CONFIG, "")
+    with pytest.raises(UserError, match="is no run"), RunFolder.create(tmp_path, CONFIG, ""):
+        pass
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(UserError, match="no run folder"):
         RunFolder.open(tmp_path)

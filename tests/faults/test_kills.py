@@ -1,0 +1,63 @@
+"""Killed at random moments, mid-save among them, a run ends as one that was never interrupted."""
+
+import json
+import random
+import re
+import time
+
+import jax
+import numpy as np
+import optax
+import pytest
+from programs import RUN_FLAGS, program, start
+
+from diffjax.trained import build, init_params
+from diffjax.training.checkpoint import Checkpoints
+from diffjax.training.run import RunFolder
+from diffjax.training.step import init_state, make_optimizer
+
+pytestmark = pytest.mark.faults
+STEPS = 600
+
+
+def final_state(folder):
+    run, config = RunFolder.open(folder)
+    model, _ = build(config)
+    tx: optax.GradientTransformation = make_optimizer(1e-3, STEPS, warmup_steps=2)
+    like = jax.eval_shape(
+        lambda key: init_state(init_params(model, config, key), tx), jax.random.key(0)
+    )
+    with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
+        return checkpoints.restore(like)
+
+
+def test_kills(tmp_path, kills):
+    """Each kill waits for a random share of the time that the run has left."""
+    flags = (*RUN_FLAGS, f"--steps={STEPS}", "--checkpoint_every=7", "--sample_every=50")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert program("ddpm", *flags, f"--workdir={whole}").returncode == 0
+    rng = random.Random(0)
+    resumed = []
+    for _ in range(kills):
+        process = start("ddpm", *flags, f"--workdir={killed}")
+        before = (killed / "metrics.jsonl").stat().st_size if resumed else 0
+        while process.poll() is None:
+            path = killed / "metrics.jsonl"
+            if path.exists() and path.stat().st_size > before:
+                break
+            time.sleep(0.01)
+        time.sleep(rng.random() * 0.3)
+        process.kill()
+        out, err = process.communicate()
+        assert "Traceback" not in err, err
+        found = re.search(r"going on from step (\d+)", out)
+        resumed.append(int(found.group(1)) if found else 0)
+    done = program("ddpm", *flags, f"--workdir={killed}")
+    assert done.returncode == 0, done.stderr
+    assert sum(step > 0 for step in resumed) >= kills - 2, f"resumed at {resumed}"
+    assert (killed / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+    ours, theirs = final_state(killed), final_state(whole)
+    for a, b in zip(jax.tree.leaves(ours[0]), jax.tree.leaves(theirs[0]), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert json.dumps(ours[1]) == json.dumps(theirs[1])
+    print(f"{kills} kills, resumed at {resumed}")
