@@ -77,6 +77,8 @@ FREE = (
     SAMPLE_STEPS, NUM_SAMPLES,
 )  # fmt: skip
 
+FILM_IMAGES, FILM_FRAMES = 25, 40  # a film of more is too large to send anyone
+
 
 def main() -> None:
     dataset = spec.build(DATASET.value, diffjax.data, {"data_dir": DATA_DIR.value})
@@ -199,7 +201,13 @@ def make_picture(run: RunFolder, config: RunConfig, model: nn.Module, process: P
     labels = None if config.num_classes is None else np.arange(num) % config.num_classes
     sampler = spec.build(SAMPLER.value, diffjax.samplers)
     draw = make_draw(
-        model, process, sampler, config.image_shape, SAMPLE_STEPS.value, frames=40, watched=num
+        model,
+        process,
+        sampler,
+        config.image_shape,
+        SAMPLE_STEPS.value,
+        frames=FILM_FRAMES,
+        watched=min(num, FILM_IMAGES),
     )
 
     def picture(step: int, params: Params) -> None:

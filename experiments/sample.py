@@ -26,8 +26,7 @@ BATCH_SIZE = flags.DEFINE_integer(
 )
 OUT = flags.DEFINE_string("out", None, "the folder to write; by default RUN/samples/SEED")
 
-FILM_IMAGES = 64
-FILM_FRAMES = 40
+FILM_IMAGES, FILM_FRAMES = 25, 40
 
 
 def main() -> None:

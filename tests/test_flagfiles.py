@@ -48,4 +48,6 @@ def test_builds_and_evaluates(values):
 def test_says_what_to_expect(path):
     """A comment gives machine, time and figure, each on a line of its own."""
     comments = [line for line in path.read_text().splitlines() if line.startswith("#")]
-    assert all(any(c.startswith(f"# {w}:") for c in comments) for w in ("machine", "time", "figure"))
+    assert all(
+        any(c.startswith(f"# {w}:") for c in comments) for w in ("machine", "time", "figure")
+    )

@@ -354,8 +354,8 @@ def _check_blocks(net: UNet) -> None:
     sizes = net.sample_size if isinstance(net.sample_size, tuple) else (net.sample_size,)
     if any(size is not None and (size < 1 or size % factor) for size in sizes):
         raise UserError(
-            f"unet(sample_size={net.sample_size}): {len(net.block_out_channels)} levels need images "
-            f"of a multiple of {factor} pixels: resize them (--image_size), or use fewer levels"
+            f"unet(sample_size={net.sample_size}): {len(net.block_out_channels)} levels need "
+            f"images of a multiple of {factor} pixels: resize them, or use fewer levels"
         )
 
 

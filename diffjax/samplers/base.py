@@ -14,16 +14,15 @@ from diffjax.typing import Denoiser, Images, Keys, Times
 
 @runtime_checkable
 class Sampler(Protocol):
-    """One step of a reverse process, from time t to s < t.
-
-    `order` is the measured order of its deterministic error in the step size, 0 where it draws
-    noise. `init` gives what a multistep method remembers between steps.
-    """
+    """One step of a reverse process, from time t to s < t."""
 
     @property
-    def order(self) -> int: ...
+    def order(self) -> int:
+        """The order of the error in the step size; 0 where noise is drawn."""
 
-    def init(self, x: Images) -> Any: ...
+    def init(self, x: Images) -> Any:
+        """What a multistep method remembers before the first step; nothing, unless overridden."""
+        return ()
 
     def step(
         self,
@@ -34,7 +33,8 @@ class Sampler(Protocol):
         memory: Any,
         t: Times,
         s: Times,
-    ) -> tuple[Images, Any]: ...
+    ) -> tuple[Images, Any]:
+        """x and the memory at time s; `keys` are for this step's noise."""
 
 
 def uniform_times(steps: int) -> Float[Array, "T"]:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from diffjax.errors import UserError
 from diffjax.randomness import normal
+from diffjax.samplers.base import Sampler
 from diffjax.schedules.base import Schedule
 from diffjax.typing import Denoiser, Images, Keys, Times
 
@@ -13,7 +14,7 @@ __all__ = ["DDIM"]
 
 
 @dataclasses.dataclass(frozen=True)
-class DDIM:
+class DDIM(Sampler):
     """Song et al. 2021, eq. 12. eta=0 is deterministic, eta=1 is DDPM's ancestral step.
 
     Raises UserError unless eta is in [0, 1].
@@ -28,9 +29,6 @@ class DDIM:
     @property
     def order(self) -> int:
         return 0 if self.eta else 1
-
-    def init(self, x: Images) -> tuple[()]:
-        return ()
 
     def step(
         self,

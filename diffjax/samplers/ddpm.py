@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from diffjax.process import expand, posterior
 from diffjax.randomness import normal
+from diffjax.samplers.base import Sampler
 from diffjax.schedules.base import Schedule
 from diffjax.typing import Denoiser, Images, Keys, Times
 
@@ -14,7 +15,7 @@ __all__ = ["DDPM"]
 
 
 @dataclasses.dataclass(frozen=True)
-class DDPM:
+class DDPM(Sampler):
     """Ho et al. 2020, algorithm 2, between any two times.
 
     variance: `small` is the posterior's, beta_tilde (eq. 7); `large` is that of q(x_t | x_s), beta,
@@ -26,9 +27,6 @@ class DDPM:
     @property
     def order(self) -> int:
         return 0
-
-    def init(self, x: Images) -> tuple[()]:
-        return ()
 
     def step(
         self,
