@@ -32,7 +32,7 @@ def final_state(folder):
 
 
 def test_kills(tmp_path, kills):
-    """Each kill waits for a random share of the time that the run has left."""
+    """Each kill comes up to two seconds after the run has logged a line of its own."""
     flags = (*RUN_FLAGS, f"--steps={STEPS}", "--checkpoint_every=7", "--sample_every=50")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert program("ddpm", *flags, f"--workdir={whole}").returncode == 0
@@ -46,7 +46,7 @@ def test_kills(tmp_path, kills):
             if path.exists() and path.stat().st_size > before:
                 break
             time.sleep(0.01)
-        time.sleep(rng.random() * 0.3)
+        time.sleep(rng.uniform(0, 2))
         process.kill()
         out, err = process.communicate()
         assert "Traceback" not in err, err
@@ -54,7 +54,8 @@ def test_kills(tmp_path, kills):
         resumed.append(int(found.group(1)) if found else 0)
     done = program("ddpm", *flags, f"--workdir={killed}")
     assert done.returncode == 0, done.stderr
-    assert sum(step > 0 for step in resumed) >= kills - 2, f"resumed at {resumed}"
+    # The first may fall before there is a checkpoint; those prove nothing of a resume.
+    assert sum(step > 0 for step in resumed) >= 0.8 * kills, f"resumed at {resumed}"
     assert (killed / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
     ours, theirs = final_state(killed), final_state(whole)
     for a, b in zip(jax.tree.leaves(ours[0]), jax.tree.leaves(theirs[0]), strict=True):
