@@ -82,15 +82,19 @@ class Checkpoints:
         `like` may be a part of the state, such as {"ema_params": ...}. Raises UserError where there
         is no sound checkpoint, or the newest is of another shape.
         """
+        damaged: list[int] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             problem = _damage(self._folder / str(step))
             if problem is None:
-                return self._restore(step, like)
+                restored = self._restore(step, like)
+                if not self._read_only:
+                    self._set_aside(damaged)
+                return restored
             self.skipped.append(f"checkpoint {step} is damaged and was skipped: {problem}")
-            if not self._read_only:
-                self._set_aside(step)
-        found = f"; {'; '.join(self.skipped)}" if self.skipped else ""
-        raise UserError(f"no checkpoint in {self._folder}: train the run first{found}")
+            damaged.append(step)
+        if damaged:
+            raise UserError(f"{'; '.join(self.skipped)}; none is left: train in a new folder")
+        raise UserError(f"no checkpoint in {self._folder}: train the run first")
 
     def _restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         self._check(step, like)
@@ -127,11 +131,12 @@ class Checkpoints:
                 os.fsync(file.fileno())
             os.replace(part, folder / MANIFEST)
 
-    def _set_aside(self, step: int) -> None:
-        damaged = self._folder.parent / "damaged"
-        damaged.mkdir(exist_ok=True)
-        taken = len(list(damaged.glob(f"{step}-*")))
-        os.replace(self._folder / str(step), damaged / f"{step}-{taken}")
+    def _set_aside(self, steps: list[int]) -> None:
+        aside = self._folder.parent / "damaged"
+        for step in steps:
+            aside.mkdir(exist_ok=True)
+            taken = len(list(aside.glob(f"{step}-*")))
+            os.replace(self._folder / str(step), aside / f"{step}-{taken}")
         self._manager.reload()
 
 

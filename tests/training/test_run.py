@@ -199,3 +199,15 @@ def test_reading_moves_nothing_and_an_empty_step_is_skipped(tmp_path):
         ]
     assert (tmp_path / "c" / "3").is_dir()
     assert not (tmp_path / "damaged").exists()
+
+
+def test_where_none_is_sound_the_run_stops_every_time(tmp_path):
+    path = saved(tmp_path / "c", steps=(1,))[-1]
+    damage(path, "deleted")
+    for _ in range(2):
+        with (
+            Checkpoints(tmp_path / "c") as checkpoints,
+            pytest.raises(UserError, match="none is left: train in a new folder"),
+        ):
+            checkpoints.restore(state())
+    assert (tmp_path / "c" / "1").is_dir()
