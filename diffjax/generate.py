@@ -16,6 +16,7 @@ from diffjax.report.images import to_uint8
 from diffjax.samplers.base import Sampler, sample, uniform_times
 from diffjax.typing import Images, Keys, Params
 
+FILM_IMAGES, FILM_FRAMES = 25, 40  # a film of more is too large to send anyone
 Draw = Callable[[Params, Keys, Any], tuple[Images, Float[Array, "F N H W C"]]]
 
 
@@ -25,11 +26,8 @@ def make_draw(
     sampler: Sampler,
     image_shape: tuple[int, int, int],
     steps: int,
-    *,
-    frames: int = 1,
-    watched: int = 0,
 ) -> Draw:
-    """A compiled (params, keys, labels) -> (images in [-1, 1], film of the first `watched`).
+    """A compiled (params, keys, labels) -> (images in [-1, 1], film of the first of them).
 
     labels are the network's condition, or None. The predicted x0 is clipped to [-1, 1].
     """
@@ -41,7 +39,14 @@ def make_draw(
         x = normal(start, image_shape)
         denoise = clip_x0(process.denoiser(model.apply, params, labels), process.schedule)
         return sample(
-            sampler, process.schedule, denoise, walk, x, times, frames=frames, watched=watched
+            sampler,
+            process.schedule,
+            denoise,
+            walk,
+            x,
+            times,
+            frames=FILM_FRAMES,
+            watched=min(len(x), FILM_IMAGES),
         )
 
     return draw

@@ -39,7 +39,15 @@ DATA_DIR = flags.DEFINE_string("data_dir", None, "where prepared TFDS sets lie")
 IMAGE_SIZE = flags.DEFINE_integer(
     "image_size", None, "crop to a square and resize to this many pixels", lower_bound=1
 )
-MODEL = cli.define_spec("model", "unet", diffjax.models, "the network")
+MODEL = cli.define_spec(
+    "model",
+    "unet(block_out_channels=(32,64,64),layers_per_block=1,"
+    "down_block_types=('DownBlock2D','DownBlock2D','DownBlock2D'),"
+    "up_block_types=('UpBlock2D','UpBlock2D','UpBlock2D'),"
+    "norm_num_groups=8,attention_head_dim=None)",
+    diffjax.models,
+    "the network; by default one of a million parameters, for a CPU",
+)
 SCHEDULE = cli.define_spec("schedule", "linear", diffjax.schedules, "the noise schedule")
 TARGET = flags.DEFINE_enum("target", "eps", ["eps", "x0", "v"], "what the network predicts")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "images a step, all devices", lower_bound=1)
@@ -76,8 +84,6 @@ FREE = (
     DATA_DIR, STEPS, LOG_EVERY, CHECKPOINT_EVERY, SAMPLE_EVERY, STEPS_PER_DISPATCH, SAMPLER,
     SAMPLE_STEPS, NUM_SAMPLES,
 )  # fmt: skip
-
-FILM_IMAGES, FILM_FRAMES = 25, 40  # a film of more is too large to send anyone
 
 
 def main() -> None:
@@ -200,15 +206,7 @@ def make_picture(run: RunFolder, config: RunConfig, model: nn.Module, process: P
     num = NUM_SAMPLES.value
     labels = None if config.num_classes is None else np.arange(num) % config.num_classes
     sampler = spec.build(SAMPLER.value, diffjax.samplers)
-    draw = make_draw(
-        model,
-        process,
-        sampler,
-        config.image_shape,
-        SAMPLE_STEPS.value,
-        frames=FILM_FRAMES,
-        watched=min(num, FILM_IMAGES),
-    )
+    draw = make_draw(model, process, sampler, config.image_shape, SAMPLE_STEPS.value)
 
     def picture(step: int, params: Params) -> None:
         images, film = generate(draw, params, SEED.value, num, num, labels)

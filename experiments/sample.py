@@ -26,8 +26,6 @@ BATCH_SIZE = flags.DEFINE_integer(
 )
 OUT = flags.DEFINE_string("out", None, "the folder to write; by default RUN/samples/SEED")
 
-FILM_IMAGES, FILM_FRAMES = 25, 40
-
 
 def main() -> None:
     trained = load(RUN.value)
@@ -36,19 +34,16 @@ def main() -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write --out={out}: {error.strerror}") from error
-    batch = min(BATCH_SIZE.value, NUM.value)
     draw = make_draw(
         trained.model,
         trained.process,
         spec.build(SAMPLER.value, diffjax.samplers),
         trained.config.image_shape,
         STEPS.value,
-        frames=FILM_FRAMES,
-        watched=min(batch, FILM_IMAGES),
     )
     classes = trained.config.num_classes
     labels = None if classes is None else np.arange(NUM.value) % classes
-    images, film = generate(draw, trained.params, SEED.value, NUM.value, batch, labels)
+    images, film = generate(draw, trained.params, SEED.value, NUM.value, BATCH_SIZE.value, labels)
     np.savez_compressed(out / "samples.npz", images=images)
     save_grid(out / "grid.png", images)
     save_film(out / "trajectory.gif", film)
