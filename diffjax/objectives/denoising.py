@@ -22,7 +22,8 @@ def denoising_loss(
 ) -> Callable[[Params, Keys, Mapping[str, Array]], tuple[Float[Array, ""], dict[str, Array]]]:
     """The simple loss (Ho et al. 2020, eq. 14) in the process's own target.
 
-    The batch holds `image` in [-1, 1], and `label` where `conditional`.
+    The batch holds `image` in [-1, 1], and `label` where `conditional`. A network's dropout draws
+    its mask for the whole batch from the first sample's key, so it depends on how that is cut.
     """
 
     def loss_fn(

@@ -79,10 +79,6 @@ class Journal:
             self._events.add_scalar(name, value, step)
         self._show(step, means["loss"], speed)
 
-    def say(self, line: str) -> None:
-        """A line on the terminal that leaves the progress bar whole."""
-        self._bar.write(line, file=sys.stderr)
-
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Leaves what is done meanwhile out of the speed."""

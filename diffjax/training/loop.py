@@ -34,9 +34,8 @@ class Plan:
 
     def stretch(self, step: int) -> int:
         """Steps to take at once from `step`: a full dispatch, or one where that would not fit."""
-        every = (self.log_every, self.checkpoint_every, self.sample_every, self.steps)
-        room = min(e - step % e for e in every)
-        room = min(room, self.steps - step)
+        every = (self.log_every, self.checkpoint_every, self.sample_every)
+        room = min(self.steps - step, *(e - step % e for e in every))
         return self.steps_per_dispatch if self.steps_per_dispatch <= room else 1
 
     def due(self, step: int, every: int) -> bool:

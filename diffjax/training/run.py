@@ -18,7 +18,7 @@ LOCK = ".lock"
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """What a run is: two runs of one config, seed included, end in the same weights.
+    """What a run is: two of one config, and of one length, end in the same weights.
 
     model and schedule are specs with every option that follows from the data filled in;
     num_classes is None where the network takes no label; `training` is every other flag that

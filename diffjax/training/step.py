@@ -68,6 +68,7 @@ def make_train_step(
 
     Each sample draws from a key of its step and its place in the global batch, so that neither the
     number of devices nor `accumulate`, the number of pieces the batch is cut into, changes a draw.
+    A loss that draws for the whole batch at once, as dropout does, is outside this.
     """
 
     def gradients(params: Params, keys: Key[Array, "B"], batch: Batch) -> tuple[Any, Any]:

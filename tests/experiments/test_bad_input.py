@@ -1,6 +1,6 @@
 """What a user gets wrong ends in one line that says what to do, and changes nothing."""
 
-import pathlib
+import re
 import time
 
 import pytest
@@ -29,7 +29,7 @@ WRONG = {
 }
 
 
-def failed(done, message, started):
+def check_refused(done, message, started):
     assert done.returncode in (1, 2), done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     assert message in done.stderr, done.stderr
@@ -42,7 +42,7 @@ def test_training(tmp_path, case):
     flags, message = WRONG[case]
     started = time.monotonic()
     done = program("ddpm", *RUN_FLAGS, f"--workdir={tmp_path}/run", *flags)
-    failed(done, message, started)
+    check_refused(done, message, started)
     assert not (tmp_path / "run").exists()
 
 
@@ -51,7 +51,7 @@ def test_folder_without_images(tmp_path):
     (tmp_path / "pictures" / "notes.txt").write_text("none")
     started = time.monotonic()
     done = program("ddpm", *RUN_FLAGS, f"--dataset=folder(path='{tmp_path}/pictures')")
-    failed(done, "pictures", started)
+    check_refused(done, "pictures", started)
 
 
 def test_corrupt_image(tmp_path):
@@ -61,14 +61,14 @@ def test_corrupt_image(tmp_path):
     (tmp_path / "07.png").write_bytes(broken[: len(broken) // 2])
     started = time.monotonic()
     flags = (f"--dataset=folder(path='{tmp_path}')", "--image_size=16")
-    failed(program("ddpm", *RUN_FLAGS, *flags), "07.png", started)
+    check_refused(program("ddpm", *RUN_FLAGS, *flags), "07.png", started)
 
 
 def test_run_folder_of_another_model(trained):
     before = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
     started = time.monotonic()
     done = program("ddpm", *RUN_FLAGS, f"--workdir={trained}", WIDER, "--steps=6")
-    failed(done, "was made with model=", started)
+    check_refused(done, "was made with model=", started)
     assert {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()} == before
 
 
@@ -85,18 +85,28 @@ def test_run_folder_of_another_model(trained):
 )
 def test_sampling(trained, tmp_path, flags, message):
     started = time.monotonic()
-    failed(program("sample", f"--run={trained}", f"--out={tmp_path}/o", *flags), message, started)
+    check_refused(
+        program("sample", f"--run={trained}", f"--out={tmp_path}/o", *flags), message, started
+    )
     assert not (tmp_path / "o").exists()
 
 
 def test_no_run_given():
     started = time.monotonic()
-    failed(program("sample"), "--run", started)
+    check_refused(program("sample"), "--run", started)
 
 
 def test_help_explains_each_flag():
     text = program("ddpm", "--help").stdout
-    source = pathlib.Path(__file__).parent.parent.parent / "experiments" / "ddpm.py"
-    for flag in ("dataset", "model", "schedule", "target", "sampler", "ema_decay", "workdir"):
-        assert f"--{flag}:" in text or f"--[no]{flag}:" in text, text
-        assert f'"{flag}"' in source.read_text()
+    for flag in (
+        "dataset",
+        "data_dir",
+        "image_size",
+        "model",
+        "schedule",
+        "target",
+        "sampler",
+        "ema_decay",
+        "workdir",
+    ):
+        assert re.search(rf"--{flag}: \S", text), text

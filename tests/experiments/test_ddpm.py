@@ -2,6 +2,9 @@
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -45,8 +48,6 @@ def test_stopped_and_taken_up_equals_whole(trained, tmp_path):
     # The rate's cosine ends at --steps, so the first half is cut by its checkpoints, not --steps.
     flags = (*RUN_FLAGS, f"--workdir={folder}", "--log_every=2", "--checkpoint_every=3")
     assert program("ddpm", *flags, "--steps=6").returncode == 0
-    import shutil
-
     shutil.rmtree(folder / "checkpoints" / "6")
     done = program("ddpm", *flags, "--steps=6")
     assert done.returncode == 0, done.stderr
@@ -91,9 +92,6 @@ def test_class_conditional_accumulated_bfloat16(tmp_path):
 
 
 def test_neither_torch_nor_tensorflow_is_imported(trained, tmp_path):
-    import subprocess
-    import sys
-
     code = (
         "import sys; from experiments import ddpm; import diffjax.trained as t;"
         f"t.load({str(trained)!r});"
