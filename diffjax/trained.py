@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,6 +12,8 @@ from flax import linen as nn
 import diffjax.models
 import diffjax.schedules
 from diffjax import spec
+from diffjax.errors import UserError
+from diffjax.models.classifier import Classifier
 from diffjax.process import Process
 from diffjax.training.checkpoint import Checkpoints
 from diffjax.training.run import RunConfig, RunFolder
@@ -28,9 +31,25 @@ class Trained:
     params: Params
 
 
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """What a run of experiments.classifier has learnt: EMA weights at `step`."""
+
+    config: RunConfig
+    model: nn.Module
+    step: int
+    params: Params
+
+
 def build(config: RunConfig) -> tuple[nn.Module, Process]:
-    """The network and the process that a config describes."""
+    """The network and the process that a config describes. Raises UserError for a judge."""
+    if config.schedule is None or config.target is None:
+        raise UserError(
+            f"a run of experiments.{config.experiment} draws nothing: pass one of ddpm's"
+        )
     model = spec.build(config.model, diffjax.models)
+    if isinstance(model, Classifier):
+        raise UserError(f"--model={config.model} judges images and draws none: pass a backbone")
     schedule = spec.build(config.schedule, diffjax.schedules)
     return model, Process(schedule, config.target)
 
@@ -46,8 +65,36 @@ def load(folder: str | os.PathLike[str]) -> Trained:
     """The newest checkpoint of the run in `folder`. Raises UserError where there is none."""
     run, config = RunFolder.open(folder)
     model, process = build(config)
-    params = jax.eval_shape(lambda key: init_params(model, config, key), jax.random.key(0))
+    step, params = _newest(run, lambda key: init_params(model, config, key))
+    return Trained(config, model, process, step, params)
+
+
+def build_judge(config: RunConfig) -> nn.Module:
+    """The classifier that a config describes. Raises UserError for a config of another kind."""
+    if config.experiment != "classifier":
+        raise UserError(
+            f"a run of experiments.{config.experiment} judges nothing: pass one of classifier's"
+        )
+    return spec.build(config.model, diffjax.models)
+
+
+def init_judge_params(model: nn.Module, config: RunConfig, key: Any) -> Params:
+    """As `init_params`, of a classifier."""
+    return model.init(key, jnp.zeros((1, *config.image_shape)))["params"]
+
+
+def load_judge(folder: str | os.PathLike[str]) -> Judge:
+    """As `load`, of a run of experiments.classifier."""
+    run, config = RunFolder.open(folder)
+    model = build_judge(config)
+    step, params = _newest(run, lambda key: init_judge_params(model, config, key))
+    return Judge(config, model, step, params)
+
+
+def _newest(run: RunFolder, init: Callable[[Any], Params]) -> tuple[int, Params]:
+    """Step and EMA weights of the newest sound checkpoint, of the shapes that `init` makes."""
+    params = jax.eval_shape(init, jax.random.key(0))
     with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
         wanted = {"step": jax.ShapeDtypeStruct((), jnp.int32), "ema_params": params}
         state, _ = checkpoints.restore(wanted)
-        return Trained(config, model, process, int(state["step"]), state["ema_params"])
+        return int(state["step"]), state["ema_params"]

@@ -48,9 +48,16 @@ def run(main: Callable[[], None]) -> None:
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
+        except OSError as error:
+            if error.errno is None:
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            print(f"error: {where}{error.strerror}: make room or mend it", file=sys.stderr)
+            return 1
         return 0
 
-    logging.set_verbosity(logging.ERROR)
+    # Orbax logs what it raises too, with the stack trace of each of its threads.
+    logging.set_verbosity(logging.FATAL)
     app.run(guarded, flags_parser=_parse)
 
 

@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = (
@@ -21,6 +22,17 @@ RUN_FLAGS = (
     "--sample_steps=3",
     "--num_samples=4",
     "--warmup_steps=2",
+)
+# A run of a tiny judge on the same data.
+JUDGE_FLAGS = (
+    f"--flagfile={ROOT}/experiments/flagfiles/classifier_embedded.flags",
+    "--model=classifier(channels=(8,),num_features=8,dropout=0.1)",
+    "--batch_size=8",
+    "--log_every=2",
+    "--checkpoint_every=2",
+    "--eval_every=4",
+    "--warmup_steps=2",
+    "--steps=4",
 )
 
 
@@ -45,3 +57,12 @@ def finish(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
 def program(name: str, *flags: str, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProcess[str]:
     """python -m experiments.NAME, from start to end."""
     return finish(start(name, *flags, cwd=cwd))
+
+
+def check_refused(done: subprocess.CompletedProcess[str], message: str, started: float) -> None:
+    """The program ended soon after `started`, with one line that holds `message`."""
+    assert done.returncode in (1, 2), done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    assert message in done.stderr, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert time.monotonic() - started < 10

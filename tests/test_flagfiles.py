@@ -1,6 +1,8 @@
 """Every flagfile parses, and what it describes can be built."""
 
 import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,11 @@ from experiments import ddpm
 FILES = sorted((pathlib.Path(ddpm.__file__).parent / "flagfiles").glob("*.flags"))
 
 
-@pytest.fixture(params=FILES, ids=lambda p: p.stem)
+def of_program(name):
+    return [path for path in FILES if path.stem.startswith(name)]
+
+
+@pytest.fixture(params=of_program("ddpm"), ids=lambda p: p.stem)
 def values(request):
     """The program's flags with one flagfile's values; put back afterwards."""
     saved = flags.FLAGS.unparse_flags, {n: flags.FLAGS[n].value for n in flags.FLAGS}
@@ -42,6 +48,23 @@ def test_builds_and_evaluates(values):
         lambda key: model.init_with_output(key, x, t, *labels), jax.random.key(0)
     )
     assert out.shape == x.shape
+
+
+@pytest.mark.parametrize("path", of_program("classifier"), ids=lambda p: p.stem)
+def test_judge_builds_and_evaluates(path):
+    """Its program defines some of ddpm's flags again, so it parses the file in its own process."""
+    code = (
+        "from absl import flags; from experiments import classifier;"
+        f"flags.FLAGS(['classifier', '--flagfile={path}']); print(classifier.MODEL.value)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    model = spec.build(done.stdout.strip(), diffjax.models)
+    (logits, features), _ = jax.eval_shape(
+        lambda key: model.init_with_output(key, jnp.zeros((2, 28, 28, 1))), jax.random.key(0)
+    )
+    assert logits.shape == (2, 10)
+    assert features.shape == (2, 64)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)

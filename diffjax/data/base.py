@@ -5,6 +5,9 @@ never share a record.
 """
 
 import dataclasses
+import os
+import pathlib
+import re
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,6 +17,7 @@ from diffjax.errors import UserError
 
 Split = Literal["train", "test"]
 Record = dict[str, Any]
+ARCHIVES = (".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst")
 HELD_OUT = 10  # where a set has no test split of its own, one record in so many
 
 
@@ -23,6 +27,7 @@ class Records(Protocol):
 
     A record has `image`, float32 HWC in [-1, 1], and those of `label` (np.int32) and `text` (str)
     that the set has. Where reading many at once is faster, there is `__getitems__(indices)` too.
+    Both raise BadRecord for a record that is damaged by itself, UserError for other faults.
     """
 
     @property
@@ -46,11 +51,34 @@ class Records(Protocol):
 class Dataset(Protocol):
     """What a spec such as `folder(path='...')` builds."""
 
-    def open(self, split: Split, image_size: int | None) -> Records:
+    def open(self, split: Split, image_size: int | None, max_bad_records: int = 0) -> Records:
         """The records of a split, cropped and resized to a square where a size is given.
 
-        Raises UserError for data that is missing, damaged or of no use.
+        Raises UserError for data that is missing or of no use, and for more damaged records in it
+        than `max_bad_records`, as far as opening finds them. Those let pass keep their index, so
+        that no other record moves; reading one raises BadRecord.
         """
+
+
+def local_folder(path: str, option: str) -> pathlib.Path:
+    """The path of a folder, which may not be there, with the user's home folder filled in.
+
+    Raises UserError, which names the option, for a bucket or URL, an archive, and any other file.
+    """
+    if re.match("[A-Za-z][A-Za-z0-9+.-]*://", path):
+        raise UserError(
+            f"{option}={path!r} is not on this machine: copy it to a disk, or mount the bucket "
+            "with gcsfuse, and give that folder"
+        )
+    folder = pathlib.Path(os.path.expanduser(path))
+    if os.path.isfile(folder):
+        is_archive = folder.name.lower().endswith(ARCHIVES)
+        raise UserError(
+            f"{option}={str(folder)!r} is an archive: unpack it first, and give the folder"
+            if is_archive
+            else f"{option}={str(folder)!r} is a file: give the folder that it lies in"
+        )
+    return folder
 
 
 def held_out(count: int, split: Split, where: str) -> np.ndarray:

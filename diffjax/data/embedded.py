@@ -33,7 +33,7 @@ class Embedded:
     28x28 grey in 10 classes; 4,500 for training and 500 for testing, balanced by class.
     """
 
-    def open(self, split: Split, image_size: int | None) -> Records:
+    def open(self, split: Split, image_size: int | None, max_bad_records: int = 0) -> Records:
         """As `diffjax.data.Dataset.open`."""
         folder = importlib.resources.files("diffjax.third_party") / "fashion_mnist"
         with (folder / "fashion_mnist_5000.png").open("rb") as file:

@@ -1,26 +1,25 @@
 """A folder of picture files."""
 
-import contextlib
 import dataclasses
 import os
 import pathlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from diffjax.data import images
-from diffjax.data.base import Record, Records, Split, held_out
+from diffjax.data.bad import BadRecord, Tally
+from diffjax.data.base import Record, Records, Split, held_out, local_folder
 from diffjax.errors import UserError
 
 __all__ = ["Folder"]
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-# Whatever its suffix says, no file goes to the decoders of other formats.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 DECODED_ON_OPEN = 1000
 
 
@@ -35,10 +34,14 @@ class Folder:
 
     path: str
 
-    def open(self, split: Split, image_size: int | None) -> Records:
-        """As `diffjax.data.Dataset.open`: reads all headers, and decodes the first 1,000 files."""
-        root = pathlib.Path(self.path).expanduser()
-        if not root.is_dir():
+    def open(self, split: Split, image_size: int | None, max_bad_records: int = 0) -> Records:
+        """As `diffjax.data.Dataset.open`: reads all headers, and decodes the first 1,000 files.
+
+        Damaged files count in whichever split they are. Links out of the folder, special files and
+        decompression bombs are refused, however many may be bad.
+        """
+        root = local_folder(self.path, "path")
+        if not os.path.isdir(root):
             raise UserError(f"no folder {str(root)!r}: folder(path=...) is one with images")
         files = _find(root)
         has_splits = (root / "train").is_dir() and (root / "test").is_dir()
@@ -55,7 +58,7 @@ class Folder:
         return _FolderRecords(
             [root / file for file in chosen],
             [labels[file.parts[int(has_splits)]] for file in chosen] if labels else (),
-            _shape([root / file for file in files], image_size),
+            _shape(_headers([root / file for file in files], max_bad_records), image_size),
             class_names,
         )
 
@@ -76,7 +79,7 @@ class _FolderRecords:
 
     def __getitem__(self, index: int) -> Record:
         height, width, _ = self.image_shape
-        with _opened(self.paths[index]) as image:
+        with _picture(self.paths[index]) as image:
             # JPEGs are decoded at a half, quarter or eighth, if still twice as large as needed.
             image.draft(None, (2 * max(height, width),) * 2)
             turned = ImageOps.exif_transpose(image)
@@ -97,14 +100,23 @@ def _find(root: pathlib.Path) -> list[pathlib.Path]:
     for folder, subfolders, names in os.walk(root, onerror=refuse):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         names = [name for name in names if name.lower().endswith(SUFFIXES) and name[0] != "."]
-        for path in (pathlib.Path(folder, name) for name in subfolders + names):
-            target = pathlib.Path(os.path.realpath(path) if path.is_symlink() else inside)
-            if not target.is_relative_to(inside):
-                raise UserError(f"{str(path)!r} is a link out of {str(root)!r}: put a copy there")
+        for name in subfolders + names:
+            _check_kind(pathlib.Path(folder, name), root, inside)
         found += [pathlib.Path(folder, name).relative_to(root) for name in names]
     if not found:
         raise UserError(f"no images in {str(root)!r}: looked for {', '.join(SUFFIXES)}")
     return sorted(found, key=lambda file: file.parts)
+
+
+def _check_kind(path: pathlib.Path, root: pathlib.Path, inside: str) -> None:
+    """Raises UserError for what could give away other files, be left out unseen, or never end."""
+    if path.is_symlink():
+        if not pathlib.Path(os.path.realpath(path)).is_relative_to(inside):
+            raise UserError(f"{str(path)!r} is a link out of {str(root)!r}: put a copy there")
+        if os.path.isdir(path):
+            raise UserError(f"{str(path)!r} is a link to a folder: put the folder itself there")
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise UserError(f"{str(path)!r} is a pipe, socket or device and no file: remove it")
 
 
 def _class_names(root: pathlib.Path, files: list[pathlib.Path], depth: int) -> tuple[str, ...]:
@@ -125,12 +137,25 @@ class _Header(NamedTuple):
     grey: bool
 
 
-def _shape(paths: list[pathlib.Path], image_size: int | None) -> tuple[int, int, int]:
-    """The form in which all files can be given out, from their headers."""
+def _headers(paths: list[pathlib.Path], max_bad_records: int) -> list[_Header]:
+    """The headers of all files but the damaged ones."""
+    tally = Tally(max_bad_records)
     decode = [index < DECODED_ON_OPEN for index in range(len(paths))]
+    headers = []
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        headers = list(pool.map(_header, paths, decode))
+        for path, header in zip(paths, pool.map(_header, paths, decode), strict=True):
+            if isinstance(header, _Header):
+                headers.append(header)
+            else:
+                tally.add(path, header)
+    if not headers:
+        raise UserError(f"none of the {len(paths)} images can be read: replace the data")
+    return headers
+
+
+def _shape(headers: list[_Header], image_size: int | None) -> tuple[int, int, int]:
+    """The form in which all files can be given out."""
     first = headers[0]
     other = next((header for header in headers if header.size != first.size), None)
     if other and image_size is None:
@@ -142,25 +167,20 @@ def _shape(paths: list[pathlib.Path], image_size: int | None) -> tuple[int, int,
     return images.shape((first.size[1], first.size[0], channels), image_size)
 
 
-def _header(path: pathlib.Path, decode: bool) -> _Header:
-    with _opened(path) as image:
-        # getexif would decode the whole of a PNG that has none ahead of its pixels.
-        exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
-        size = image.size if exif.get(ExifTags.Base.Orientation, 1) < 5 else image.size[::-1]
-        header = _Header(path, size, images.is_grey(image))
-        if decode:
-            image.draft(None, (1, 1))  # all of a JPEG is read, but little of it computed
-            image.load()
+def _header(path: pathlib.Path, decode: bool) -> _Header | BadRecord:
+    try:
+        with _picture(path) as image:
+            # getexif would decode the whole of a PNG that has none ahead of its pixels.
+            exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
+            size = image.size if exif.get(ExifTags.Base.Orientation, 1) < 5 else image.size[::-1]
+            header = _Header(path, size, images.is_grey(image))
+            if decode:
+                image.draft(None, (1, 1))  # all of a JPEG is read, but little of it computed
+                image.load()
+    except BadRecord as error:
+        return error
     return header
 
 
-@contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[Image.Image]:
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            if image.mode in ("I", "F"):
-                raise ValueError("its pixels have 32 bits, of no known range")
-            yield image
-    except Exception as error:  # what Pillow raises depends on where a file is damaged
-        reason = " ".join(str(error).split())
-        raise UserError(f"cannot read image {str(path)!r} ({reason}): remove it") from error
+def _picture(path: pathlib.Path) -> AbstractContextManager[Image.Image]:
+    return images.opened(path, f"image {str(path)!r}", "remove it")

@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import math
+import os
 import pathlib
 import struct
 import zlib
@@ -10,12 +11,13 @@ import zlib
 import numpy as np
 
 from diffjax.data import images
-from diffjax.data.base import ArrayRecords, Records, Split, held_out
+from diffjax.data.base import ArrayRecords, Records, Split, held_out, local_folder
 from diffjax.errors import UserError
 
 __all__ = ["Idx"]
 
 GZIP = b"\x1f\x8b"
+MAX_BYTES = 2**32
 UINT8 = 8  # the type code in a magic number; the files of images and labels use no other
 
 
@@ -30,10 +32,10 @@ class Idx:
 
     path: str
 
-    def open(self, split: Split, image_size: int | None) -> Records:
-        """As `diffjax.data.Dataset.open`."""
-        folder = pathlib.Path(self.path).expanduser()
-        if not folder.is_dir():
+    def open(self, split: Split, image_size: int | None, max_bad_records: int = 0) -> Records:
+        """As `diffjax.data.Dataset.open`; a damaged file is no matter of single records."""
+        folder = local_folder(self.path, "path")
+        if not os.path.isdir(folder):
             raise UserError(f"no folder {str(folder)!r}: idx(path=...) is one with IDX files")
         parts = {"train": _read_pair(folder, "train")}
         if _find(folder, "t10k", "images", 3) or _find(folder, "t10k", "labels", 1):
@@ -75,29 +77,49 @@ def _find(folder: pathlib.Path, prefix: str, kind: str, dims: int) -> pathlib.Pa
 
 def _parse(path: pathlib.Path, dims: int) -> np.ndarray:
     """The uint8 array of an IDX file: two zero bytes, type, rank, big-endian sizes, then data."""
-    data = _read(path)
-    magic = bytes((0, 0, UINT8, dims))
-    if data[:4] != magic:
+    header, data = _read(path, dims)
+    magic = _magic(dims)
+    if header[:4] != magic:
         raise UserError(
             f"{str(path)!r} is no IDX file of {dims} dimensions: it begins with "
-            f"{data[:4].hex() or 'nothing'} and not with {magic.hex()}; replace the file"
+            f"{header[:4].hex() or 'nothing'} and not with {magic.hex()}; replace the file"
         )
-    start = 4 + 4 * dims
-    shape = struct.unpack(f">{dims}I", data[4:start]) if len(data) >= start else ()
-    size = start + math.prod(shape)
-    if not shape or len(data) != size:
+    shape = _shape(header, dims)
+    size = 4 + 4 * dims + math.prod(shape)
+    if not shape or len(header + data) != size:
         raise UserError(
-            f"{str(path)!r} is damaged: {len(data)} bytes where its header says {size}; "
+            f"{str(path)!r} is damaged: {len(header + data)} bytes where its header says {size}; "
             "replace the file"
         )
-    if size == start:
+    if not data:
         raise UserError(f"{str(path)!r} is empty: its header says {shape}; replace the file")
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+    return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def _read(path: pathlib.Path) -> bytes:
+def _magic(dims: int) -> bytes:
+    return bytes((0, 0, UINT8, dims))
+
+
+def _shape(header: bytes, dims: int) -> tuple[int, ...]:
+    """The sizes; none where it is no whole header."""
+    if len(header) < 4 + 4 * dims or header[:4] != _magic(dims):
+        return ()
+    return struct.unpack(f">{dims}I", header[4:])
+
+
+def _read(path: pathlib.Path, dims: int) -> tuple[bytes, bytes]:
+    """The header and what follows, a byte past what the header says at most.
+
+    So a small gzipped file cannot unpack to more memory than it owns up to, or than MAX_BYTES.
+    """
     try:
-        data = path.read_bytes()
-        return gzip.decompress(data) if data.startswith(GZIP) else data
+        with path.open("rb") as raw:
+            zipped = raw.peek(2)[:2] == GZIP
+            with gzip.open(raw) if zipped else raw as file:
+                header = file.read(4 + 4 * dims)
+                size = math.prod(_shape(header, dims))
+                if size > MAX_BYTES:
+                    raise OSError(f"its header says {size} bytes, and {MAX_BYTES} are the most")
+                return header, file.read(size + 1)
     except (OSError, EOFError, zlib.error) as error:  # gzip raises all three
         raise UserError(f"cannot read {str(path)!r} ({error}): replace the file") from error

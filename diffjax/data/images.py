@@ -1,11 +1,53 @@
-"""From any picture to float32 HWC in [-1, 1]: the one place that crops, resizes and scales."""
+"""From any picture to float32 HWC in [-1, 1]: the one place that decodes, crops and scales."""
 
-from collections.abc import Sequence
+import contextlib
+import io
+import os
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from diffjax.data.bad import BadRecord
 from diffjax.errors import UserError
+
+# Whatever its name says, no file goes to the decoders of other formats.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+
+
+@contextlib.contextmanager
+def opened(file: os.PathLike[str] | io.BytesIO, name: str, remedy: str) -> Iterator[Image.Image]:
+    """The picture in a file, called `name` in errors; its pixels are not decoded yet.
+
+    Raises BadRecord, within the context too, where the file is damaged, and UserError where its
+    contents would grow past Pillow's limits, which is no accident.
+    """
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or float("inf")):
+                raise Image.DecompressionBombError(
+                    f"{image.width}x{image.height} pixels, could be a decompression bomb"
+                )
+            if image.mode in ("I", "F"):
+                raise ValueError("its pixels have 32 bits, of no known range")
+            yield image
+    except Exception as error:  # what Pillow raises depends on where a file is damaged
+        what = f"cannot read {name} ({reason(error)})"
+        if _is_bomb(error):
+            raise UserError(f"{what}: {remedy}") from error
+        raise BadRecord(what, remedy) from error
+
+
+def reason(error: Exception) -> str:
+    """What the error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _is_bomb(error: Exception) -> bool:
+    """Whether a few bytes ask for a large picture, or for a large text in a PNG."""
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return True
+    return any(limit in str(error) for limit in ("MAX_TEXT_CHUNK", "MAX_TEXT_MEMORY"))
 
 
 def shape(native: Sequence[int], image_size: int | None) -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ import grain
 import numpy as np
 
 from diffjax.data.base import Record, Records
+from diffjax.data.skipping import Skipping, read_all
 from diffjax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -19,7 +20,12 @@ READ_AHEAD = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * THR
 
 
 def batches(
-    records: Records, batch_size: int, seed: int, process_index: int = 0, process_count: int = 1
+    records: Records,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    max_bad_records: int = 0,
 ) -> grain.DatasetIterator:
     """Batches without end: every record once an epoch, in an order of its own each epoch.
 
@@ -29,25 +35,28 @@ def batches(
     and may be larger than the set.
 
     `get_state()` counts global batches: it is equal on all processes, and `set_state` restores it
-    exactly on any number of them. Raises UserError for a batch size below 1 or one that the
-    processes cannot share, for a seed outside [0, 2**32), and for data found damaged in reading.
+    exactly on any number of them.
+
+    With `max_bad_records`, a bad record is named on stderr and the next by index that can be read
+    stands in for it, on any layout the same one; each process counts the distinct ones that it
+    meets, anew where it is started again.
+
+    Raises UserError for a batch size below 1 or one that the processes cannot share, for a seed
+    outside [0, 2**32), a negative max_bad_records, and, in reading, for one bad record more than
+    that and for other damage to the data.
     """
     _check_batch_size(batch_size)
-    if batch_size % process_count:
-        raise UserError(
-            f"batch_size {batch_size} does not divide among {process_count} processes: "
-            f"pass --batch_size={process_count * -(-batch_size // process_count)}"
-        )
-    if not 0 <= seed < 2**32:
-        raise UserError(f"seed is {seed}: pass a --seed from 0 to {2**32 - 1}")
+    _check_layout(batch_size, process_count, seed)
     local = batch_size // process_count
+    skipping = Skipping(records, max_bad_records)
+    rows = skipping if max_bad_records else functools.partial(read_all, records)
     # Batches that are read at the same time lie in epochs next to each other.
     order = functools.lru_cache(maxsize=4)(functools.partial(_order, len(records), seed))
 
     def read(step: int) -> Batch:
         start = step * batch_size + process_index * local
         places = (divmod(place, len(records)) for place in range(start, start + local))
-        return _read(records, [int(order(epoch)[place]) for epoch, place in places])
+        return _stack(rows([int(order(epoch)[place]) for epoch, place in places]))
 
     return iter(grain.MapDataset.range(sys.maxsize).map(read).to_iter_dataset(READ_AHEAD))
 
@@ -58,8 +67,9 @@ def epoch(records: Records, batch_size: int) -> Iterator[Batch]:
     Raises UserError for a batch size below 1, and for data found damaged in reading.
     """
     _check_batch_size(batch_size)
-    starts = range(0, len(records), batch_size)
-    return (_read(records, range(len(records))[start : start + batch_size]) for start in starts)
+    every = range(len(records))
+    parts = (every[start : start + batch_size] for start in every[::batch_size])
+    return (_stack(read_all(records, part)) for part in parts)
 
 
 def _order(count: int, seed: int, epoch: int) -> np.ndarray:
@@ -75,10 +85,15 @@ def _check_batch_size(batch_size: int) -> None:
         raise UserError(f"batch_size is {batch_size}: pass --batch_size=1 or more")
 
 
-def _read(records: Records, indices: Sequence[int]) -> Batch:
-    rows: Sequence[Record]
-    if hasattr(records, "__getitems__"):
-        rows = records.__getitems__(indices)
-    else:
-        rows = [records[index] for index in indices]
+def _check_layout(batch_size: int, process_count: int, seed: int) -> None:
+    if batch_size % process_count:
+        raise UserError(
+            f"batch_size {batch_size} does not divide among {process_count} processes: "
+            f"pass --batch_size={process_count * -(-batch_size // process_count)}"
+        )
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed is {seed}: pass a --seed from 0 to {2**32 - 1}")
+
+
+def _stack(rows: Sequence[Record]) -> Batch:
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}

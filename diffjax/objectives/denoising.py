@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from diffjax.objectives import dropout
 from diffjax.process import Process
 from diffjax.randomness import normal
 from diffjax.typing import Apply, Keys, Params, Times
@@ -22,8 +23,7 @@ def denoising_loss(
 ) -> Callable[[Params, Keys, Mapping[str, Array]], tuple[Float[Array, ""], dict[str, Array]]]:
     """The simple loss (Ho et al. 2020, eq. 14) in the process's own target.
 
-    The batch holds `image` in [-1, 1], and `label` where `conditional`. A network's dropout draws
-    its mask for the whole batch from the first sample's key, so it depends on how that is cut.
+    The batch holds `image` in [-1, 1], and `label` where `conditional`.
     """
 
     def loss_fn(
@@ -36,14 +36,14 @@ def denoising_loss(
         t = draw_times(time_keys, process.schedule.steps)
         eps = normal(noise_keys, x0.shape[1:])
         cond = (batch["label"],) if conditional else ()
-        output = apply(
-            {"params": params},
-            process.q_sample(x0, eps, t),
-            process.model_time(t),
-            *cond,
-            train=True,
-            rngs={"dropout": drop_keys[0]},
-        )
+        with dropout.by_sample(drop_keys):
+            output = apply(
+                {"params": params},
+                process.q_sample(x0, eps, t),
+                process.model_time(t),
+                *cond,
+                train=True,
+            )
         loss = jnp.mean((output - process.target_of(x0, eps, t)) ** 2)
         return loss, {}
 

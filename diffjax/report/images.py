@@ -1,13 +1,15 @@
 """Grids of images, and films of them, by Pillow."""
 
+import io
 import math
 import os
 import pathlib
+from collections.abc import Callable
 
 import einops
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image
+from PIL import Image, ImageSequence
 
 SMALLEST_CELL = 56  # pixels: smaller images are enlarged by a whole factor, or nobody sees them
 GAP = 2
@@ -33,7 +35,7 @@ def grid(images: UInt8[np.ndarray, "N H W C"], columns: int | None = None) -> Im
 
 def save_grid(path: str | os.PathLike[str], images: UInt8[np.ndarray, "N H W C"]) -> None:
     """Writes the grid as a PNG, whole or not at all."""
-    _replace(path, lambda part: grid(images).save(part, format="PNG"))
+    write_whole(path, lambda part: grid(images).save(part, format="PNG"))
 
 
 def save_film(
@@ -54,10 +56,23 @@ def save_film(
             loop=0,
         )
 
-    _replace(path, write)
+    write_whole(path, write)
 
 
-def _replace(path: str | os.PathLike[str], write) -> None:
+def read_film(path: str | os.PathLike[str]) -> list[bytes]:
+    """The frames of an animated GIF, each as a PNG. Raises OSError for a file that is none."""
+    frames = []
+    with Image.open(path) as film:
+        for frame in ImageSequence.Iterator(film):
+            image = frame.convert("L" if frame.mode == "L" else "RGB")
+            png = io.BytesIO()
+            image.save(png, format="PNG", compress_level=1)  # noise hardly compresses: save time
+            frames.append(png.getvalue())
+    return frames
+
+
+def write_whole(path: str | os.PathLike[str], write: Callable[[pathlib.Path], object]) -> None:
+    """Lets `write` fill a file beside `path`, which then takes its place: whole or not at all."""
     path = pathlib.Path(path)
     part = path.with_name(path.name + ".part")
     write(part)

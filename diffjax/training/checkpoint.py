@@ -4,16 +4,20 @@ Orbax restores a flipped bit without a word, so each checkpoint carries a checks
 the newest one that still agrees with it is used.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import pathlib
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
 from diffjax.errors import UserError
+from diffjax.training.parallel import wait_for_all
 
 MANIFEST = "manifest.json"
 UNFINISHED = "*.orbax-checkpoint-tmp"
@@ -56,7 +60,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._manager.close()
+        with self._writing():
+            self._manager.close()
 
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint, None where there is none."""
@@ -65,16 +70,18 @@ class Checkpoints:
     def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
         """Copies the state to the host and writes it while training goes on.
 
-        Raises what an earlier save failed of.
+        Raises UserError where this or an earlier save cannot be written.
         """
         items = ocp.args.Composite(
             state=ocp.args.PyTreeSave(state), position=ocp.args.JsonSave(position)
         )
-        self._manager.save(step, args=items, force=True)
+        with self._writing():
+            self._manager.save(step, args=items, force=True)
 
     def wait(self) -> None:
-        """Returns once everything saved is on disk; raises what a save failed of."""
-        self._manager.wait_until_finished()
+        """Returns once everything saved is on disk. Raises UserError where it cannot be."""
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def restore(self, like: Any) -> tuple[Any, dict[str, Any]]:
         """The newest sound state, with `like`'s shapes, dtypes and sharding, and its position.
@@ -119,6 +126,27 @@ class Checkpoints:
                     f"model as {wanted}: use the flags that made the run"
                 )
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turns what the system refuses into one line; Orbax gives some of it as ValueError."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            found = re.search(r"os_error_code='(\d+)'", str(error))
+            number = int(found.group(1)) if found else getattr(error, "errno", None)
+            if number is None:
+                raise
+            sound = [step for step in self._steps() if _damage(self._folder / str(step)) is None]
+            kept = f"that of step {sound[0]} is kept" if sound else "none is on disk yet"
+            raise UserError(
+                f"cannot write a checkpoint in {self._folder}: {os.strerror(number)}; {kept}: "
+                "make room or mend it, and the same command goes on from there"
+            ) from error
+
+    def _steps(self) -> list[int]:
+        """The steps of the finished checkpoints on disk, the newest first."""
+        return sorted(int(p.name) for p in self._folder.iterdir() if p.name.isdigit())[::-1]
+
     def _seal(self) -> None:
         """Adds the checksums: Orbax calls this when all is written, before the folder's rename."""
         if jax.process_index():
@@ -133,10 +161,12 @@ class Checkpoints:
 
     def _set_aside(self, steps: list[int]) -> None:
         aside = self._folder.parent / "damaged"
-        for step in steps:
+        wait_for_all("checkpoints are read")
+        for step in steps if jax.process_index() == 0 else ():
             aside.mkdir(exist_ok=True)
             taken = len(list(aside.glob(f"{step}-*")))
             os.replace(self._folder / str(step), aside / f"{step}-{taken}")
+        wait_for_all("damaged checkpoints are set aside")
         self._manager.reload()
 
 

@@ -7,7 +7,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import tqdm
@@ -23,22 +23,49 @@ finally:
         del sys.modules["torch"]
 
 
-class Journal:
-    """Writes a line of metrics for each window of steps, the mean over the window.
+METRICS, SPEED = "metrics.jsonl", "speed.jsonl"
+
+
+class Log:
+    """What the loop tells of its steps. This one keeps silent: of several processes, one speaks.
+
+    `window` is what was measured since the last line: a checkpoint keeps it.
+    """
+
+    def __init__(self, window: Sequence[Any] = ()) -> None:
+        self.window: list[dict[str, float]] = list(window)
+
+    def add(self, metrics: dict[str, np.ndarray]) -> None:
+        """Metrics of the steps of one dispatch, one entry a step; of a skipped one only that."""
+        for i, skipped in enumerate(metrics["skipped"]):
+            one = {k: float(v[i]) for k, v in metrics.items()}
+            self.window.append({"skipped": 1.0} if skipped else one)
+
+    def write(self, step: int) -> None:
+        """One line for the window that ends at `step`."""
+        self.window.clear()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves what is done meanwhile out of the speed."""
+        yield
+
+
+class Journal(Log):
+    """Writes a line of metrics for each window of steps: means, and the number skipped.
 
     metrics.jsonl holds only what the run's flags determine, so that a resumed run writes the same
-    bytes; speed goes to TensorBoard and the terminal. `window` is what was measured since the last
-    line: a checkpoint keeps it.
+    bytes; the speed goes to speed.jsonl, TensorBoard and the terminal.
     """
 
     def __init__(
         self, folder: pathlib.Path, *, step: int, steps: int, batch_size: int, window: Sequence[Any]
     ) -> None:
-        self.window: list[dict[str, float]] = list(window)
+        super().__init__(window)
         self._batch_size, self._steps = batch_size, steps
-        path = folder / "metrics.jsonl"
-        keep_until(path, step)
-        self._file = path.open("a")
+        for name in (METRICS, SPEED):
+            keep_until(folder / name, step)
+        self._file, self._speeds = (folder / METRICS).open("a"), (folder / SPEED).open("a")
         self._events = tensorboardX.SummaryWriter(
             str(folder / "tensorboard"), purge_step=step + 1 if step else None
         )
@@ -58,61 +85,75 @@ class Journal:
     def __exit__(self, *error: object) -> None:
         self._bar.close()
         self._events.close()
+        self._speeds.close()
         self._file.close()
 
     def add(self, metrics: dict[str, np.ndarray]) -> None:
-        """Metrics of the steps of one dispatch, one entry a step."""
-        count = len(next(iter(metrics.values())))
-        self.window += [{k: float(v[i]) for k, v in metrics.items()} for i in range(count)]
-        self._bar.update(count)
+        super().add(metrics)
+        self._bar.update(len(metrics["skipped"]))
 
     def write(self, step: int) -> None:
-        """One line for the window that ends at `step`."""
-        means = {k: float(np.mean([m[k] for m in self.window])) for k in self.window[0]}
-        self.window.clear()
-        self._file.write(json.dumps({"step": step, **means}) + "\n")
-        self._file.flush()
+        means = window_means(self.window)
+        super().write(step)
+        _append(self._file, {"step": step, **means})
         now = time.perf_counter()
         speed = (step - self._clock_step) / max(now - self._clock, 1e-9)
         self._clock, self._clock_step = now, step
-        for name, value in {**means, "steps_per_s": speed}.items():
+        speeds = {"steps_per_s": speed, "images_per_s": speed * self._batch_size}
+        _append(self._speeds, {"step": step, **speeds})
+        for name, value in {**means, **speeds}.items():
             self._events.add_scalar(name, value, step)
-        self._show(step, means["loss"], speed)
+        self._show(step, means, speed)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves what is done meanwhile out of the speed."""
         since = time.perf_counter()
         yield
         self._clock += time.perf_counter() - since
 
-    def _show(self, step: int, loss: float, speed: float) -> None:
+    def _show(self, step: int, means: dict[str, float | int], speed: float) -> None:
         images = f"{speed * self._batch_size:.0f} images/s"
+        loss = f"loss {means['loss']:.4f}" if "loss" in means else "no update"
+        if means["skipped"]:
+            loss += f"  {means['skipped']} skipped"
         if not self._bar.disable:
-            self._bar.set_postfix_str(f"{images}, loss {loss:.4f}")
+            self._bar.set_postfix_str(f"{images}, {loss}")
             return
         left = tqdm.tqdm.format_interval(int((self._steps - step) / max(speed, 1e-9)))
         print(
-            f"step {step}/{self._steps}  loss {loss:.4f}  {speed:.2f} steps/s  {images}  "
-            f"{left} left",
+            f"step {step}/{self._steps}  {loss}  {speed:.2f} steps/s  {images}  {left} left",
             file=sys.stderr,
             flush=True,
         )
 
 
+def window_means(window: Sequence[dict[str, float]]) -> dict[str, float | int]:
+    """The mean of each metric over the steps that were not skipped, and the number of those."""
+    kept = [entry for entry in window if not entry["skipped"]]
+    means = {k: float(np.mean([entry[k] for entry in kept])) for k in (kept[0] if kept else ())}
+    return {**means, "skipped": len(window) - len(kept)}
+
+
+def _append(file: IO[str], entry: dict[str, float | int]) -> None:
+    file.write(json.dumps(entry) + "\n")
+    file.flush()
+
+
 def keep_until(path: pathlib.Path, step: int) -> None:
-    """Drops the lines of metrics after `step`, and one that a dead run left half written."""
+    """Drops the lines after `step`, and one that a dead run left half written.
+
+    Another line that cannot be read is dropped too, and named on stderr.
+    """
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines():
+    lines, kept = path.read_text(errors="replace").splitlines(), []
+    for number, line in enumerate(lines, 1):
         try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if entry["step"] > step:
-            break
-        kept.append(line + "\n")
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, TypeError, KeyError):
+            if number < len(lines):
+                print(f"{path} line {number} cannot be read and was dropped", file=sys.stderr)
     part = path.with_suffix(".part")
     part.write_text("".join(kept))
     os.replace(part, path)

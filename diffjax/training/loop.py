@@ -7,10 +7,10 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from diffjax.training.checkpoint import Checkpoints
-from diffjax.training.journal import Journal
-from diffjax.training.parallel import shard_batches
-from diffjax.training.step import Batch, Metrics, TrainState
+from diffjax.training.guard import Guard
+from diffjax.training.journal import Log
+from diffjax.training.parallel import Parallelism, Steps
+from diffjax.training.step import Metrics, TrainState
 from diffjax.typing import Params
 
 
@@ -43,51 +43,61 @@ class Plan:
 
 
 def train(
-    run_steps: Callable[[TrainState, Any, Batch], tuple[TrainState, Metrics]],
+    run_steps: Steps,
+    parallelism: Parallelism,
     state: TrainState,
     key: Any,
     data: Data,
     keys_used: tuple[str, ...],
     plan: Plan,
-    journal: Journal,
-    checkpoints: Checkpoints,
+    log: Log,
+    guard: Guard,
+    save: Callable[[int, TrainState], None],
     draw: Callable[[int, Params], None],
-    stopping: Callable[[], bool],
+    stopping: Callable[[int], bool],
 ) -> TrainState:
-    """Trains from the state's step to the plan's last, or until `stopping()`, then saves.
+    """Trains from the state's step to the plan's last, or until `stopping(step)`, then saves.
 
-    `draw(step, ema_params)` shows a picture.
+    `draw(step, ema_params)` shows a picture. Raises the guard's NotFinite.
 
     The host stays one dispatch ahead of the device: while it computes, the next batch is read and
     sent, and the metrics of the dispatch before are fetched.
     """
     step = int(state.step)
-    waiting: Metrics | None = None
+    waiting: tuple[int, Metrics] | None = None
+
+    def fetch() -> None:
+        nonlocal waiting
+        if waiting is not None:
+            first, metrics = waiting[0], jax.device_get(waiting[1])
+            waiting = None
+            guard.watch(first, metrics)
+            log.add({k: v for k, v in metrics.items() if v.ndim == 1})
+
     while step < plan.steps:
         count = plan.stretch(step)
         batches = [next(data) for _ in range(count)]
         stacked = {k: np.stack([b[k] for b in batches]) for k in keys_used}
-        state, metrics = run_steps(state, key, shard_batches(stacked))
-        if waiting is not None:
-            journal.add(jax.device_get(waiting))
-        waiting = metrics
+        state, metrics = run_steps(state, key, parallelism.shard(stacked))
+        fetch()
+        waiting = step + 1, metrics
         step += count
-        halt = stopping()
-        log, picture, checkpoint = (
+        halt = stopping(step)
+        line, picture, checkpoint = (
             plan.due(step, e) for e in (plan.log_every, plan.sample_every, plan.checkpoint_every)
         )
-        if not (log or picture or checkpoint or halt):
+        if not (line or picture or checkpoint or halt):
             continue
-        journal.add(jax.device_get(waiting))
-        waiting = None
-        if log:
-            journal.write(step)
-        with journal.paused():
+        fetch()
+        if line:
+            log.write(step)
+        with log.paused():
             if picture and not halt:
                 draw(step, state.ema_params)
-            if checkpoint or halt:  # the last, so that a run taken up here has missed nothing
-                checkpoints.save(step, state, {"data": data.get_state(), "window": journal.window})
+            # The last, so that a run taken up here has missed nothing; and sound, so that one which
+            # goes back does not stand among the updates that it goes back for.
+            if halt or step == plan.steps or (checkpoint and not guard.in_row):
+                save(step, state)
         if halt:
             break
-    checkpoints.wait()
     return state

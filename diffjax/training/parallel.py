@@ -1,47 +1,126 @@
-"""Devices: the only file that names pmap."""
+"""Devices and processes: the only file that names pmap.
 
+The state is the same on all devices of all processes; the batch is cut among them.
+"""
+
+import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
 from jax import lax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from diffjax.training.step import Batch, Metrics, TrainState, TrainStep
 
 AXIS = "batch"
+Steps = Callable[[TrainState, Any, Batch], tuple[TrainState, Metrics]]
+T = TypeVar("T")
 
 
-def pmap_steps(step: TrainStep) -> Callable[[TrainState, Any, Batch], tuple[TrainState, Metrics]]:
-    """Several train steps in one dispatch, on all devices of this process.
+@runtime_checkable
+class Parallelism(Protocol):
+    """A way to run train steps on all devices."""
 
-    Takes a replicated state (donated), a replicated key and batches laid out by shard_batches;
-    metrics come back with one entry a step.
-    """
+    @property
+    def axis_name(self) -> str | None:
+        """What the step is to average over; None where it sees the global batch."""
 
+    def compile(self, step: TrainStep) -> Steps:
+        """Several steps in one dispatch: (state, key, batches of `shard`) -> (state, metrics).
+
+        State and key are as `replicate` lays them out; the state is donated. Metrics have one entry
+        a step.
+        """
+
+    def shard(self, batches: Mapping[str, np.ndarray]) -> Batch:
+        """This process's part of the batches, (steps, batch / processes, ...), onto its devices."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pmap:
+    """A program a device, over its share of the batch."""
+
+    axis_name: str = AXIS
+
+    def compile(self, step: TrainStep) -> Steps:
+        run = jax.pmap(
+            _scanned(step), AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=0
+        )
+        if jax.process_count() == 1:
+            return run
+
+        def steps(state: TrainState, key: Any, batches: Batch) -> tuple[TrainState, Metrics]:
+            state, metrics = run(state, key, batches)
+            # pmap speaks of its own process's devices; the same buffers are part of a whole.
+            return jax.tree.map(_globally, state), metrics
+
+        return steps
+
+    def shard(self, batches: Mapping[str, np.ndarray]) -> Batch:
+        devices = jax.local_device_count()
+
+        def cut(array: np.ndarray) -> np.ndarray:
+            steps, batch, *rest = array.shape
+            return array.reshape(steps, devices, batch // devices, *rest).swapaxes(0, 1)
+
+        return _place({name: cut(array) for name, array in batches.items()}, PartitionSpec(AXIS))
+
+
+@dataclasses.dataclass(frozen=True)
+class Jit:
+    """One program over the global batch, which XLA cuts along a mesh of all devices."""
+
+    axis_name: None = None
+
+    def compile(self, step: TrainStep) -> Steps:
+        return jax.jit(_scanned(step), donate_argnums=0, out_shardings=_everywhere())
+
+    def shard(self, batches: Mapping[str, np.ndarray]) -> Batch:
+        return _place(batches, PartitionSpec(None, AXIS))
+
+
+PARALLELISM: dict[str, Parallelism] = {"pmap": Pmap(), "jit": Jit()}
+
+
+def replicate(make: Callable[..., T], *args: np.ndarray | np.generic) -> T:
+    """What `make`, a pure function, returns, on every device of every process."""
+    return jax.jit(make, out_shardings=_everywhere())(*args)
+
+
+def on_one_device(tree: T) -> T:
+    """A replicated tree as this process's first device holds it; nothing is copied."""
+    return jax.tree.map(lambda array: array.addressable_data(0), tree)
+
+
+def wait_for_all(what: str) -> None:
+    """Returns once every process has come to this point."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+def _scanned(step: TrainStep) -> Steps:
     def steps(state: TrainState, key: Any, batches: Batch) -> tuple[TrainState, Metrics]:
         return lax.scan(lambda state, batch: step(state, key, batch), state, batches)
 
-    return jax.pmap(steps, AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=0)
+    return steps
 
 
-def replicate(tree: Any) -> Any:
-    """The same arrays on every device of this process."""
-    return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec()))
+def _place(arrays: Mapping[str, np.ndarray], spec: PartitionSpec) -> Batch:
+    sharding = NamedSharding(_mesh(), spec)
+    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in arrays.items()}
 
 
-def shard_batches(batches: Mapping[str, np.ndarray]) -> Batch:
-    """Host arrays (steps, batch, ...) onto devices as (device, steps, batch / devices, ...)."""
-    mesh = _mesh()
+def _globally(array: jax.Array) -> jax.Array:
+    parts = [shard.data for shard in array.addressable_shards]
+    return jax.make_array_from_single_device_arrays(array.shape, _everywhere(), parts)
 
-    def shard(array: np.ndarray) -> jax.Array:
-        steps, batch, *rest = array.shape
-        cut = array.reshape(steps, mesh.size, batch // mesh.size, *rest).swapaxes(0, 1)
-        return jax.device_put(cut, NamedSharding(mesh, PartitionSpec(AXIS)))
 
-    return {name: shard(array) for name, array in batches.items()}
+def _everywhere() -> NamedSharding:
+    return NamedSharding(_mesh(), PartitionSpec())
 
 
 def _mesh() -> Mesh:
-    return Mesh(np.asarray(jax.local_devices()), (AXIS,))
+    return Mesh(np.asarray(jax.devices()), (AXIS,))

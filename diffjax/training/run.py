@@ -21,17 +21,17 @@ class RunConfig:
     """What a run is: two of one config, and of one length, end in the same weights.
 
     model and schedule are specs with every option that follows from the data filled in;
-    num_classes is None where the network takes no label; `training` is every other flag that
-    changes a number.
+    num_classes is None where the network knows no label; `training` is every other flag that
+    changes a number. schedule and target are None where nothing is diffused.
     """
 
     experiment: str
     model: str
-    schedule: str
-    target: Target
     image_shape: tuple[int, int, int]
     num_classes: int | None
     training: dict[str, Any]
+    schedule: str | None = None
+    target: Target | None = None
 
     def name(self) -> str:
         """A name for the folder that is this config's own."""
@@ -65,6 +65,14 @@ class RunFolder:
     @property
     def film(self) -> pathlib.Path:
         return self.path / "reverse.gif"
+
+    @property
+    def environment(self) -> pathlib.Path:
+        return self.path / "environment.json"
+
+    @property
+    def report(self) -> pathlib.Path:
+        return self.path / "report.html"
 
     @classmethod
     @contextlib.contextmanager

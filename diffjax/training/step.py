@@ -1,6 +1,6 @@
 """The train state and the one pure train step."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from diffjax.errors import UserError
 from diffjax.randomness import sample_keys
@@ -68,7 +68,9 @@ def make_train_step(
 
     Each sample draws from a key of its step and its place in the global batch, so that neither the
     number of devices nor `accumulate`, the number of pieces the batch is cut into, changes a draw.
-    A loss that draws for the whole batch at once, as dropout does, is outside this.
+
+    An update that is not finite is left out: the step is counted, the rest of the state stays as it
+    was, and `skipped` is 1 in the metrics. `nonfinite` there has an entry for each of tensor_names.
     """
 
     def gradients(params: Params, keys: Key[Array, "B"], batch: Batch) -> tuple[Any, Any]:
@@ -96,10 +98,28 @@ def make_train_step(
         ema_params = optax.incremental_update(
             params, state.ema_params, 1 - ema_decay_at(state.step, ema_decay)
         )
+        new = TrainState(state.step + 1, params, ema_params, opt_state)
+        nonfinite = ~_finite([loss, *jax.tree.leaves(grads)])
+        # A finite gradient may still overflow in the update.
+        sound = ~nonfinite.any() & _finite(jax.tree.leaves(params)).all()
+        state = jax.tree.map(
+            lambda a, b: jnp.where(sound, a, b), new, state.replace(step=state.step + 1)
+        )
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
-        return TrainState(state.step + 1, params, ema_params, opt_state), metrics
+        return state, {**metrics, "skipped": 1.0 - sound, "nonfinite": nonfinite}
 
     return step
+
+
+def tensor_names(params: Params) -> tuple[str, ...]:
+    """What each entry of the metric `nonfinite` stands for: the loss, then each gradient."""
+    paths = jax.tree_util.tree_leaves_with_path(params)
+    return ("loss", *(jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in paths))
+
+
+def _finite(arrays: Sequence[Array]) -> Bool[Array, "N"]:
+    """Whether all of each is finite: a sum tells, and compiles in a fourth of isfinite's time."""
+    return jnp.isfinite(jnp.stack([jnp.sum(jnp.abs(array)) for array in arrays]))
 
 
 def check_batch(batch_size: int, devices: int, accumulate: int) -> None:

@@ -1,7 +1,14 @@
 """Folders of pictures, as people have them."""
 
+import os
 import pathlib
 import shutil
+import socket
+import struct
+import subprocess
+import sys
+import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -11,6 +18,7 @@ from PIL import Image
 from written_data import noise
 
 from diffjax.data import batches, epoch, folder
+from diffjax.data.bad import BadRecord
 from diffjax.data.folder import Folder
 from diffjax.errors import UserError
 
@@ -249,6 +257,79 @@ def test_refuses_a_bomb(tmp_path, monkeypatch, recwarn, limit):
     assert not [warning for warning in recwarn if "bomb" in str(warning.message)]
 
 
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width, height, *chunks):
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    data = zlib.compress(bytes(height * (width + 1)) if width * height < 1000 else b"")
+    end = chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + end
+
+
+def gif_of_large_canvas(tmp_path):
+    Image.new("P", (8, 8)).save(tmp_path / "small.gif")
+    data = bytearray((tmp_path / "small.gif").read_bytes())
+    data[6:10] = struct.pack("<HH", 60000, 60000)
+    return bytes(data)
+
+
+def gif_of_large_frame(tmp_path):
+    Image.new("P", (8, 8)).save(tmp_path / "small.gif")
+    data = bytearray((tmp_path / "small.gif").read_bytes())
+    place = data.index(b"\x2c\0\0\0\0\x08\0\x08\0")
+    data[place + 5 : place + 9] = struct.pack("<HH", 60000, 60000)
+    return bytes(data)
+
+
+def webp_of_large_canvas(tmp_path):
+    frames = [Image.new("RGB", (8, 8), value) for value in ("red", "blue")]
+    frames[0].save(tmp_path / "small.webp", save_all=True, append_images=frames[1:])
+    data = bytearray((tmp_path / "small.webp").read_bytes())
+    data[24:30] = (16000 - 1).to_bytes(3, "little") * 2
+    return bytes(data)
+
+
+TEXT = b"Comment\0\0" + zlib.compress(bytes(50_000_000))
+BOMBS = {  # the file as it is made, in a folder that may be used
+    "wide.png": lambda _: png(100_000, 100_000),
+    "over the first limit.png": lambda _: png(10_000, 10_000),
+    "text.png": lambda _: png(8, 8, chunk(b"zTXt", TEXT)),
+    "many texts.png": lambda _: png(
+        8, 8, *[chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(1_000_000)))] * 70
+    ),
+    "profile.png": lambda _: png(8, 8, chunk(b"iCCP", TEXT)),
+    "canvas.gif": gif_of_large_canvas,
+    "frame.gif": gif_of_large_frame,
+    "canvas.webp": webp_of_large_canvas,
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+@pytest.mark.parametrize("max_bad_records", [0, 9])
+def test_bombs_are_refused_and_never_skipped(tmp_path, name, max_bad_records, recwarn):
+    root = fill(tmp_path / "root", "1.png", "2.png")
+    (root / name).write_bytes(BOMBS[name](tmp_path))
+    assert (root / name).stat().st_size < 200_000
+    with pytest.raises(UserError) as caught:
+        Folder(str(root)).open("train", 8, max_bad_records)
+    message = str(caught.value)
+    assert message.startswith(f"cannot read image '{root / name}' (")
+    assert message.endswith("): remove it")
+    assert "\n" not in message
+    assert not [warning for warning in recwarn if "bomb" in str(warning.message)]
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_bomb_put_there_after_opening_is_refused(tmp_path):
+    records = Folder(str(fill(tmp_path, "1.png", "2.png"))).open("train", 8)
+    (tmp_path / "2.png").write_bytes(png(10_000, 10_000))
+    with pytest.raises(UserError, match=r"10000x10000 pixels, could be a decomp") as caught:
+        records[0]
+    assert not isinstance(caught.value, BadRecord)
+
+
 @pytest.mark.parametrize("kind", ["file", "folder", "dangling"])
 def test_refuses_links_that_lead_out(tmp_path, kind):
     fill(tmp_path, "outside/secret.png")
@@ -257,6 +338,71 @@ def test_refuses_links_that_lead_out(tmp_path, kind):
     link = root / "a" / ("link" if kind == "folder" else "link.png")
     link.symlink_to(tmp_path / target)
     assert f"'{link}' is a link out of" in refusal(root)
+
+
+def test_refuses_links_to_folders_inside(tmp_path):
+    """os.walk would leave the class out without a word."""
+    root = fill(tmp_path, "store/cat/1.png", "store/cat/2.png")
+    (root / "cat").symlink_to(root / "store" / "cat")
+    assert f"'{root / 'cat'}' is a link to a folder: put the folder itself there" in refusal(root)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "link to a pipe", "link to a device"])
+def test_refuses_special_files_and_does_not_wait_for_them(tmp_path, monkeypatch, kind):
+    """In a process of its own: a pipe that is opened waits for a writer for ever."""
+    root = fill(tmp_path / "root", "1.png", "2.png")
+    monkeypatch.chdir(root)  # the path of a socket must be short
+    if kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind("3.png")
+    elif kind == "link to a device":
+        (root / "3.png").symlink_to("/dev/zero")
+    else:
+        os.mkfifo(root / ("3.png" if kind == "pipe" else "pipe"))
+    if kind == "link to a pipe":
+        (root / "3.png").symlink_to("pipe")
+    code = (
+        "from diffjax.data.folder import Folder\n"
+        f"try: Folder({str(root)!r}).open('train', 8, 9)\n"
+        "except ValueError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    what = "a link out of" if "device" in kind else "a pipe, socket or device and no file"
+    assert f"3.png' is {what}" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["pictures.zip", "pictures.tar.gz", "PICTURES.ZIP", "p.tgz"])
+def test_archives_are_refused_and_never_unpacked(tmp_path, name):
+    archive = tmp_path / name
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("../1.png", b"out of the folder")
+    message = refusal(archive)
+    assert message == f"path={str(archive)!r} is an archive: unpack it first, and give the folder"
+    assert list(tmp_path.iterdir()) == [archive]
+
+
+def test_archives_among_the_pictures_are_left_out(tmp_path):
+    fill(tmp_path, "1.png", "2.png")
+    (tmp_path / "3.zip").write_bytes(b"PK")
+    assert len(whole(tmp_path)["image"]) == 1
+
+
+def test_refuses_a_file_in_place_of_a_folder(tmp_path):
+    assert "is a file: give the folder that it lies in" in refusal(
+        fill(tmp_path, "1.png") / "1.png"
+    )
+
+
+@pytest.mark.parametrize("path", ["gs://bucket/pictures", "https://example.org/pictures"])
+def test_refuses_what_is_not_on_this_machine(path):
+    assert f"path='{path}' is not on this machine: copy it to a disk, or mount" in refusal(path)
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-this-name/x", "a" * 5000, "null\0byte"])
+def test_refuses_strange_paths(path):
+    assert "no folder" in refusal(path) if "\0" not in path else True
 
 
 def test_links_that_stay_inside_are_read(tmp_path):

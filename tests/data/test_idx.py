@@ -1,6 +1,8 @@
 """IDX files, whole and damaged."""
 
 import gzip
+import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -103,6 +105,30 @@ def test_refuses_damage(tmp_path, name, damage, message):
         Idx(str(folder)).open("train", None)
     assert "\n" not in str(caught.value)
     assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize("sizes", [(60, 12, 12), (2**32 - 1,) * 3, (2**16, 2**8, 2**8 + 1)])
+def test_a_gzip_bomb_takes_no_memory(tmp_path, sizes):
+    """400 MB in less than one, whatever its header says."""
+    folder = write_mnist(tmp_path / "set", suffix="")
+    header = bytes((0, 0, 8, 3)) + struct.pack(">3I", *sizes)
+    with gzip.open(folder / IMAGES, "wb") as file:
+        file.write(header)
+        for _ in range(400):
+            file.write(bytes(1_000_000))
+    assert (folder / IMAGES).stat().st_size < 1_000_000
+    tracemalloc.start()
+    with pytest.raises(UserError, match=rf"{IMAGES}' (is damaged|\(its header says)"):
+        Idx(str(folder)).open("train", None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000
+
+
+def test_an_archive_is_refused(tmp_path):
+    (tmp_path / "set.tar.gz").write_bytes(b"")
+    with pytest.raises(UserError, match=r"set\.tar\.gz' is an archive: unpack it first"):
+        Idx(str(tmp_path / "set.tar.gz")).open("train", None)
 
 
 def test_refuses_a_missing_folder(tmp_path):

@@ -1,16 +1,21 @@
 """Prepared TFDS sets: what is used of them, what is said without them, and no tensorflow."""
 
+import io
+import json
+import re
 import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 from written_data import noise, write_tfds
 
 import diffjax.data
 from diffjax import spec
 from diffjax.data import epoch
+from diffjax.data.bad import BadRecord
 from diffjax.data.tfds import TFDS
 from diffjax.errors import UserError
 
@@ -122,16 +127,163 @@ def test_format_that_needs_tensorflow(data_dir, tmp_path):
     assert "--file_format=array_record" in message
 
 
-@pytest.mark.parametrize("damage", ["cut", "remove"])
-def test_damaged_files(data_dir, tmp_path, damage):
+@pytest.fixture
+def copy(data_dir, tmp_path):
+    """The folder of a set that may be damaged; a copy of `data_dir` is two above it."""
     shutil.copytree(data_dir, tmp_path / "copy")
-    (shard,) = (tmp_path / "copy" / "tiny" / "1.0.0").glob("*array_record-*")
-    if damage == "cut":
-        shard.write_bytes(shard.read_bytes()[:1000])
-    else:
+    return tmp_path / "copy" / "tiny" / "1.0.0"
+
+
+def damaged(copy):
+    return refusal(name="tiny", data_dir=str(copy.parent.parent))
+
+
+@pytest.mark.parametrize(
+    ("keep", "fault"),
+    [
+        (None, "no such file"),
+        (0, "at least 64KB"),
+        (1000, "at least 64KB"),
+        (70_000, "."),
+        (-1, "Riegeli"),
+        (-500, "Riegeli"),
+    ],
+)
+def test_files_cut_short_or_missing_are_found_on_opening(copy, keep, fault):
+    (shard,) = copy.glob("*array_record-*")
+    if keep is None:
         shard.unlink()
-    with pytest.raises(UserError, match=r"cannot read tiny \(.*\): prepare it again"):
-        next(epoch(TFDS("tiny", str(tmp_path / "copy")).open("train", None), 5))
+    else:
+        shard.write_bytes(shard.read_bytes()[:keep])
+    message = damaged(copy)
+    assert re.search(rf"cannot read tiny \('{shard}': .*{fault}.*\): prepare it again$", message)
+
+
+def test_a_file_of_another_split_is_found_on_opening(data_dir, copy):
+    (shard,) = copy.glob("*array_record-*")
+    (other,) = (copy.parent.parent / "loose" / "1.0.0").glob("*array_record-*")
+    info = copy / "dataset_info.json"
+    info.write_text(info.read_text().replace('"30"', '"31"'))
+    shutil.copy(other, shard)
+    assert "30 records in place of 31" in damaged(copy)
+
+
+NOT_JSON = {
+    "nothing": b"",
+    "cut": b'{"splits": [{"name": "tr',
+    "a list": b"[]",
+    "an object of nothing": b"{}",
+    "no text": b"\xff\xfe\0",
+    "wrong types": b'{"splits": 5, "featuresDict": 3}',
+    "a pit": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+@pytest.mark.parametrize("kind", NOT_JSON)
+def test_damaged_descriptions(copy, name, kind):
+    (copy / name).write_bytes(NOT_JSON[kind])
+    message = damaged(copy)
+    assert message.startswith(
+        f"cannot read dataset_info.json and features.json of tiny in '{copy.parent}' ("
+    )
+    assert message.endswith("): prepare it again")
+
+
+def test_features_that_are_no_dictionary(copy):
+    features = json.loads((copy / "features.json").read_text())
+    image = features["featuresDict"]["features"]["image"]
+    (copy / "features.json").write_text(json.dumps(image))
+    assert "no dictionary of features" in damaged(copy)
+
+
+def with_class_of_others(features, how):
+    """features.json in the ways in which TFDS takes the name of a class from it."""
+    if how == "nested":
+        features["featuresDict"]["features"]["id"]["pythonClassName"] = "trap.Feature"
+    elif how == "another spelling":
+        features["featuresDict"]["features"]["id"].pop("pythonClassName")
+        features["featuresDict"]["features"]["id"]["python_class_name"] = "trap.Feature"
+    elif how == "old":
+        features = {"type": "trap.Feature", "content": {}}
+    elif how == "old, JSON in JSON":
+        nested = json.dumps({"features": {"x": {"pythonClassName": "trap.Feature"}}})
+        kind = features["pythonClassName"]
+        features = {"type": kind, "content": nested, "proto_cls": "tensorflow_datasets.Feature"}
+    else:
+        features["pythonClassName"] = "trap.Feature"
+    return features
+
+
+@pytest.mark.parametrize(
+    "how", ["on top", "nested", "another spelling", "old", "old, JSON in JSON"]
+)
+def test_no_module_is_imported_that_the_files_name(copy, how, monkeypatch):
+    """TFDS imports the module of a feature's class, from the working folder too."""
+    (copy / "trap.py").write_text("raise SystemExit('the trap was run')")
+    monkeypatch.syspath_prepend(str(copy))
+    info = copy / "dataset_info.json"
+    info.write_text(info.read_text().replace('"written_data"', '"trap"'))
+    assert '"trap"' in info.read_text()
+    assert len(TFDS("tiny", str(copy.parent.parent)).open("train", None)) == 27
+    features = with_class_of_others(json.loads((copy / "features.json").read_text()), how)
+    (copy / "features.json").write_text(json.dumps(features))
+    message = damaged(copy)
+    assert "features.json' has features of 'trap.Feature': only those of TFDS itself" in message
+
+
+def test_images_without_a_class(tmp_path):
+    """-1 would count from the end: as a label it is no class, and without labels no matter."""
+    write_tfds(tmp_path, label=lambda index: -1)
+    options = {"name": "tiny", "data_dir": str(tmp_path)}
+    with pytest.raises(UserError) as caught:
+        next(epoch(TFDS(**options).open("train", None), 5))
+    assert str(caught.value).startswith(
+        "record 1 of tiny has the label -1, and its classes are 0 to 2: pass label='' in the spec "
+        "to use the images without labels"
+    )
+    records = TFDS(**options, label="", text="").open("train", None)
+    assert records.num_classes is None
+    assert set(next(epoch(records, 27))) == {"image"}
+    assert "no Image feature '' for image" in refusal(**options, image="")
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "P", "RGBA"])
+def test_images_of_any_mode(tmp_path, mode):
+    """Encoded as others encoded them: TFDS keeps the bytes of files as they are."""
+
+    def encoded(_):
+        file = io.BytesIO()
+        picture = Image.new("RGB", (12, 12), (204, 204, 204)).convert(mode)
+        picture.save(file, "JPEG" if mode == "CMYK" else "PNG")
+        return file.getvalue()
+
+    write_tfds(tmp_path, spoil=dict.fromkeys(range(30), encoded))
+    batch = next(epoch(TFDS("tiny", str(tmp_path)).open("train", None), 5))
+    np.testing.assert_allclose(batch["image"], 204 / 127.5 - 1, atol=0.02)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_bomb_among_the_images_is_refused_and_never_skipped(tmp_path, monkeypatch):
+    write_tfds(tmp_path)
+    records = TFDS("tiny", str(tmp_path)).open("train", None, 9)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(
+        UserError, match=r"record 1 of tiny \(.*bomb.*\): prepare it again$"
+    ) as caught:
+        records.__getitems__([0, 1])
+    assert not isinstance(caught.value, BadRecord)
+
+
+@pytest.mark.parametrize("environment", [False, True])
+def test_buckets_are_refused(monkeypatch, environment):
+    """The reader of ArrayRecord files knows no buckets, and pathlib would make it gs:/."""
+    monkeypatch.setenv("TFDS_DATA_DIR", "gs://bucket/data")
+    message = refusal(name="cifar10", data_dir=None if environment else "gs://bucket/data")
+    assert message == (
+        "data_dir='gs://bucket/data' is not on this machine: copy it to a disk, or mount the "
+        "bucket with gcsfuse, and give that folder"
+    )
 
 
 def test_neither_tensorflow_nor_torch_is_imported(specs, tmp_path):

@@ -17,6 +17,12 @@ def noise(count, height=SIDE, width=SIDE, channels=3, seed=0):
     return images.astype(np.uint8)
 
 
+def png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
 def write_idx(path, array):
     data = bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape)
     data += array.tobytes()
@@ -43,19 +49,26 @@ def write_folder(folder, count=40):
 
 
 def write_tfds(
-    data_dir, name="tiny", splits=("train",), shape=(SIDE, SIDE, 3), texts=("caption", "id")
+    data_dir,
+    name="tiny",
+    splits=("train",),
+    shape=(SIDE, SIDE, 3),
+    texts=("caption", "id"),
+    label=lambda index: index % 3,
+    spoil=None,
 ):
-    """Labelled images, 30 a split, with texts; prepared as ArrayRecord without tensorflow."""
+    """Labelled images, 30 a split, with texts; prepared as ArrayRecord without tensorflow.
+
+    `spoil` maps the numbers of images to what is to be made of their encoded bytes.
+    """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import registered
 
     def examples(self, seed):
         for index, image in enumerate(noise(30, seed=seed)):
-            file = io.BytesIO()
-            Image.fromarray(image).save(file, "PNG")
-            file.seek(0)
+            data = (spoil or {}).get(index, bytes)(png(image))
             words = {key: f"{key} é {index}" for key in texts}
-            yield index, {"image": file, "kind": index % 3, **words}
+            yield index, {"image": io.BytesIO(data), "kind": label(index), **words}
 
     def info(self):
         features = {

@@ -1,12 +1,14 @@
 """Grids and films hold every image, in place and unharmed."""
 
+import io
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from diffjax.report.images import grid, save_film, save_grid, to_uint8
+from diffjax.report.images import grid, read_film, save_film, save_grid, to_uint8
 
 
 def test_to_uint8_spans_and_clips():
@@ -42,3 +44,10 @@ def test_files_are_read_back(tmp_path, channels):
     with Image.open(tmp_path / "film.gif") as picture:
         assert picture.n_frames == 5
     assert sorted(p.name for p in tmp_path.iterdir()) == ["film.gif", "grid.png"]
+
+
+def test_frames_of_a_film_are_read_in_order(tmp_path):
+    film = np.random.default_rng(0).integers(0, 255, (5, 4, 28, 28, 1), np.uint8)
+    save_film(tmp_path / "film.gif", film)
+    frames = [np.asarray(Image.open(io.BytesIO(png))) for png in read_film(tmp_path / "film.gif")]
+    np.testing.assert_array_equal(frames, [np.asarray(grid(frame)) for frame in film])

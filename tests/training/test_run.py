@@ -17,7 +17,7 @@ from diffjax.training.loop import Plan
 from diffjax.training.run import RunConfig, RunFolder
 
 CONFIG = RunConfig(
-    "ddpm", "unet", "linear", "eps", (28, 28, 1), None, {"seed": 0, "dataset": "a(b)"}
+    "ddpm", "unet", (28, 28, 1), None, {"seed": 0, "dataset": "a(b)"}, "linear", "eps"
 )
 
 
@@ -76,6 +76,10 @@ def test_plan_stretches_stop_at_every_event():
     assert all(b - a in (1, 3) for a, b in zip([0, *seen], seen, strict=False))
 
 
+def steps_of(losses, skipped=0):
+    return {"loss": np.asarray(losses), "skipped": np.full(len(losses), float(skipped))}
+
+
 def test_journal_writes_window_means_and_resumes_to_the_byte(tmp_path):
     values = np.arange(1, 7, dtype=np.float32) / 3
 
@@ -84,17 +88,32 @@ def test_journal_writes_window_means_and_resumes_to_the_byte(tmp_path):
 
     with journal(0) as whole:
         for half in (values[:3], values[3:]):
-            whole.add({"loss": half})
+            whole.add(steps_of(half))
             whole.write(3 if half[0] == values[0] else 6)
     text = (tmp_path / "metrics.jsonl").read_text()
     assert json.loads(text.splitlines()[0])["loss"] == pytest.approx(2 / 3)
     # Stopped after step 4, with step 4's loss still unwritten, and half a line of step 6.
     (tmp_path / "metrics.jsonl").write_text(text[:-9])
-    window = json.loads(json.dumps([{"loss": float(values[3])}]))
+    window = json.loads(json.dumps([{"loss": float(values[3]), "skipped": 0.0}]))
     with journal(4, window) as rest:
-        rest.add({"loss": values[4:]})
+        rest.add(steps_of(values[4:]))
         rest.write(6)
     assert (tmp_path / "metrics.jsonl").read_text() == text
+    speeds = [json.loads(line) for line in (tmp_path / "speed.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in speeds] == [3, 6]
+    assert all(e["images_per_s"] == pytest.approx(2 * e["steps_per_s"]) for e in speeds)
+
+
+def test_journal_leaves_skipped_steps_out_of_the_mean_and_counts_them(tmp_path):
+    with Journal(tmp_path, step=0, steps=6, batch_size=2, window=()) as journal:
+        journal.add(steps_of([1.0, 3.0]))
+        journal.add(steps_of([np.nan], skipped=1))
+        journal.write(3)
+        journal.add(steps_of([np.nan], skipped=1))
+        journal.write(4)
+    first, second = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(first) == {"step": 3, "loss": 2.0, "skipped": 1}
+    assert json.loads(second) == {"step": 4, "skipped": 1}
 
 
 def test_keep_until_drops_what_came_after(tmp_path):
@@ -102,6 +121,14 @@ def test_keep_until_drops_what_came_after(tmp_path):
     path.write_text("".join(json.dumps({"step": s, "loss": 1.0}) + "\n" for s in (5, 10, 15)))
     keep_until(path, 10)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [5, 10]
+
+
+def test_keep_until_names_a_line_that_it_cannot_read(tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 5}\n{"st\xfcp": 10}\n{"step": 15}\n{"step": 2')
+    keep_until(path, 20)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [5, 15]
+    assert capsys.readouterr().err == f"{path} line 2 cannot be read and was dropped\n"
 
 
 def state(scale=1.0, width=3, dtype=jnp.float32):

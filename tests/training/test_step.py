@@ -16,6 +16,7 @@ from diffjax.training.step import (
     init_state,
     make_optimizer,
     make_train_step,
+    tensor_names,
 )
 
 ROOT = jax.random.key(7)
@@ -80,7 +81,8 @@ def test_noise_differs_by_step_and_by_sample():
     assert len(np.unique([h["draws"] for h in history])) == 16
 
 
-def test_pmapped_dispatch_equals_single_steps_and_compiles_once():
+@pytest.mark.parametrize("name", parallel.PARALLELISM)
+def test_a_dispatch_equals_single_steps_and_compiles_once(name):
     tx = optax.sgd(0.1)
     traces = []
 
@@ -88,12 +90,14 @@ def test_pmapped_dispatch_equals_single_steps_and_compiles_once():
         traces.append(1)
         return noisy(params, keys, batch)
 
-    run_steps = parallel.pmap_steps(make_train_step(counted, tx, 0.9, axis_name=parallel.AXIS))
-    state = parallel.replicate(init_state({"w": jnp.ones(3)}, tx))
+    parallelism = parallel.PARALLELISM[name]
+    step = make_train_step(counted, tx, 0.9, axis_name=parallelism.axis_name)
+    run_steps = parallelism.compile(step)
+    state = parallel.replicate(lambda: init_state({"w": jnp.ones(3)}, tx))
     x = np.arange(24, dtype=np.float32).reshape(8, 3) / 10
-    key = parallel.replicate(ROOT)
+    key = parallel.replicate(jax.random.key, np.uint32(7))
     for i in range(3):
-        batches = parallel.shard_batches({"x": np.stack([x, x])})
+        batches = parallelism.shard({"x": np.stack([x, x])})
         state, metrics = run_steps(state, key, batches)
         if i == 0:
             after_first = len(traces)
@@ -102,6 +106,38 @@ def test_pmapped_dispatch_equals_single_steps_and_compiles_once():
     one, history, _ = run(noisy, steps=6)
     chex.assert_trees_all_close(jax.device_get(state), jax.device_get(one), rtol=1e-5)
     np.testing.assert_allclose(metrics["loss"][-1], history[-1]["loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
+def test_an_update_that_is_not_finite_is_left_out(bad):
+    """1e30 is finite, its square is not."""
+    tx = optax.adam(0.1)
+    step = jax.jit(make_train_step(quadratic, tx, 0.9))
+    state = init_state({"v": jnp.ones(2), "w": jnp.ones(3)}, tx)
+    good = {"x": jnp.ones((4, 3))}
+    before, metrics = step(state, ROOT, good)
+    assert not metrics["skipped"]
+    assert not metrics["nonfinite"].any()
+    after, metrics = step(before, ROOT, {"x": good["x"].at[2, 1].set(bad)})
+    assert metrics["skipped"] == 1
+    assert int(after.step) == 2
+    chex.assert_trees_all_equal(after.replace(step=before.step), before)
+    names = tensor_names(state.params)
+    assert names == ("loss", "v", "w")
+    found = {name for name, flag in zip(names, metrics["nonfinite"], strict=True) if flag}
+    assert found == ({"loss"} if bad == 1e30 else {"loss", "w"})
+    again, metrics = step(after, ROOT, good)
+    assert not metrics["skipped"]
+    chex.assert_tree_all_finite(again)
+
+
+def test_an_update_that_overflows_is_left_out():
+    tx = optax.sgd(3e38)
+    step = jax.jit(make_train_step(quadratic, tx, 0.9))
+    state, metrics = step(init_state({"w": jnp.ones(3)}, tx), ROOT, {"x": -100 * jnp.ones((4, 3))})
+    assert metrics["skipped"] == 1
+    assert not metrics["nonfinite"].any()
+    np.testing.assert_array_equal(state.params["w"], 1)
 
 
 def test_rate_warms_up_and_falls():

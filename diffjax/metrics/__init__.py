@@ -1,0 +1,1 @@
+"""How good samples are: statistics of a judge's features and classes, in float64 NumPy."""

@@ -1,0 +1,78 @@
+"""A small convolutional classifier, the judge of what other networks draw."""
+
+import einops
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from diffjax.errors import UserError
+from diffjax.models.layers import Conv3x3, GroupNorm, Resized, average_pixels
+from diffjax.typing import Images
+
+__all__ = ["Classifier"]
+
+he = nn.initializers.he_normal()  # keeps the variance through ReLUs (He et al. 2015, eq. 10)
+
+
+class Classifier(nn.Module):
+    """Images to logits and the features before them: residual convolutions on halved images.
+
+    The first level sees each 2x2 block as one pixel of more channels, which on a CPU is a fourth of
+    the work; each further one of `channels` halves the size again. Odd sizes are padded. Features
+    keep where things are, and are few, so that a thousand images settle their covariance.
+    """
+
+    num_classes: int = 10
+    channels: tuple[int, ...] = (64, 128)
+    num_features: int = 64
+    norm_num_groups: int = 8
+    dropout: float | int = 0.0
+
+    def __post_init__(self) -> None:
+        _check(self)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self, images: Images, *, train: bool = False
+    ) -> tuple[Float[Array, "B K"], Float[Array, "B F"]]:
+        """Logits of num_classes, and num_features features, at least 0; dropout only in training.
+
+        The weights fit images of one size.
+        """
+        blocks = "b (h p) (w q) c -> b h w (p q c)"
+        x = einops.rearrange(_even(images), blocks, p=2, q=2)
+        x = Conv3x3(self.channels[0], kernel_init=he)(x)
+        for i, channels in enumerate(self.channels):
+            if i > 0:
+                x = average_pixels(_even(self._activated(x)))
+                x = Conv3x3(channels, kernel_init=he)(x)
+            x = x + Conv3x3(channels, kernel_init=he)(self._activated(x))
+        x = self._activated(x).reshape(len(x), -1)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        features = nn.relu(nn.Dense(self.num_features, kernel_init=he)(x))
+        return nn.Dense(self.num_classes)(features), features
+
+    def _activated(self, x: Resized) -> Resized:
+        return nn.relu(GroupNorm(self.norm_num_groups)(x))
+
+
+def _even(x: Float[Array, "B _ _ C"]) -> Float[Array, "B _ _ C"]:
+    """An odd height or width gets one more pixel, its last again."""
+    if x.shape[1] % 2 == x.shape[2] % 2 == 0:
+        return x
+    return jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)), mode="edge")
+
+
+def _check(net: Classifier) -> None:
+    """Refuses numbers out of range, and channels that the groups do not divide."""
+    for name in ("num_classes", "num_features", "norm_num_groups"):
+        if getattr(net, name) < 1:
+            raise UserError(f"classifier({name}={getattr(net, name)}): {name} must be above 0")
+    if not net.channels or any(c < 1 or c % net.norm_num_groups for c in net.channels):
+        raise UserError(
+            f"classifier(channels={net.channels}): give at least one, each a multiple of "
+            f"norm_num_groups={net.norm_num_groups}"
+        )
+    if not 0 <= net.dropout < 1:
+        raise UserError(f"classifier(dropout={net.dropout}): dropout must be from 0 to below 1")

@@ -1,0 +1,139 @@
+"""A run's folder -> report.html, the page that shows how far it has come."""
+
+import datetime
+import json
+import pathlib
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from diffjax.errors import UserError
+from diffjax.report.images import read_film
+from diffjax.report.page import Curve, Page, Picture, save_page
+from diffjax.training.run import RunFolder
+
+Lines = dict[int, dict[str, float]]  # step -> what was measured, by name
+GRIDS = 40  # more pictures than this make the page heavy and its slider no better
+NAMES = {
+    "grad_norm": "gradient norm",
+    "steps_per_s": "steps per second",
+    "images_per_s": "images per second",
+    "skipped": "skipped updates",
+}
+
+
+def write_report(run: RunFolder) -> pathlib.Path:
+    """Writes the run's report.html, of whatever the run has by now, and returns its path.
+
+    Raises UserError where it cannot be written, or a picture cannot be read.
+    """
+    page = read_page(run)
+    path = run.report
+    try:
+        save_page(path, page)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    return path
+
+
+def read_page(run: RunFolder) -> Page:
+    """What the run's files say. Raises UserError where a picture cannot be read."""
+    metrics = read_lines(run.path / "metrics.jsonl")
+    speed = read_lines(run.path / "speed.jsonl")
+    pictures = _by_step(run)
+    flags = _text(run.path / "flags.txt")
+    config = _object(run.path / "config.json")
+    now = datetime.datetime.now().astimezone()
+    try:
+        grids = [
+            Picture(f"step {step:,}", pictures[step].read_bytes()) for step in spread(pictures)
+        ]
+        film = read_film(run.film) if run.film.is_file() else []
+    except OSError as error:
+        raise UserError(f"a picture of {run.path} cannot be read: {error}") from error
+    return Page(
+        title=run.path.resolve().name,
+        subtitle=f"{config.get('experiment', 'run')}, refreshed {now:%Y-%m-%d %H:%M %Z}",
+        facts=_facts(metrics, speed, max([*metrics, *pictures], default=0), flags),
+        grids=grids,
+        film=[Picture(f"frame {i} of {len(film)}", png) for i, png in enumerate(film, 1)],
+        curves=[*curves(metrics), *curves(speed)],
+        flags=flags,
+        environment={name: str(v) for name, v in _object(run.environment).items()},
+    )
+
+
+def read_lines(path: pathlib.Path) -> Lines:
+    """The numbers of each step of a file of JSON lines, steps ascending.
+
+    A step written again, after a resume, counts as last written; a line that a dead process left
+    half written is passed over, and a missing file has no lines.
+    """
+    found: Lines = {}
+    for line in _text(path).splitlines():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(entry, dict) and type(entry.get("step")) is int:
+            step = entry.pop("step")
+            found[step] = {k: float(v) for k, v in entry.items() if type(v) in (int, float)}
+    return dict(sorted(found.items()))
+
+
+def curves(lines: Lines) -> list[Curve]:
+    """A curve for each name in the lines: the loss first, the others as they come."""
+    names = dict.fromkeys(name for entry in lines.values() for name in entry)
+    found = []
+    for name in sorted(names, key=lambda name: name != "loss"):
+        points = {step: entry[name] for step, entry in lines.items() if name in entry}
+        title = NAMES.get(name, name.replace("_", " "))
+        found.append(Curve(title, list(points), list(points.values())))
+    return found
+
+
+def spread(steps: Iterable[int], most: int = GRIDS) -> list[int]:
+    """At most `most` of the steps, evenly spaced among them, the first and the last always."""
+    steps = sorted(steps)
+    if len(steps) <= most:
+        return steps
+    return [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]
+
+
+def _facts(metrics: Lines, speed: Lines, step: int, flags: str) -> dict[str, str]:
+    """What stands at the head of the page, as far as it is known."""
+    planned = re.search(r"^--steps=(\d+)$", flags, re.MULTILINE)
+    facts = {"steps done": f"{step:,}" + (f" of {int(planned[1]):,}" if planned else "")}
+    losses = [entry["loss"] for entry in metrics.values() if "loss" in entry]
+    speeds = [entry["steps_per_s"] for entry in speed.values() if "steps_per_s" in entry]
+    skipped = [entry["skipped"] for entry in metrics.values() if "skipped" in entry]
+    if losses:
+        facts["latest loss"] = f"{losses[-1]:.4g}"
+    if speeds:
+        facts["steps per second"] = f"{speeds[-1]:.3g}"
+    if skipped:
+        facts["skipped updates"] = f"{sum(skipped):,g}"
+    return facts
+
+
+def _by_step(run: RunFolder) -> dict[int, pathlib.Path]:
+    """The grids of the run, by the step that their names give."""
+    found = {}
+    for path in run.samples.glob("step_*.png"):
+        match = re.fullmatch(r"step_(\d+)\.png", path.name)
+        if match:
+            found[int(match[1])] = path
+    return found
+
+
+def _text(path: pathlib.Path) -> str:
+    return path.read_text("utf-8", errors="replace") if path.is_file() else ""
+
+
+def _object(path: pathlib.Path) -> dict[str, Any]:
+    """A file's JSON object; an empty one where there is none, or none that is whole."""
+    try:
+        value = json.loads(_text(path))
+    except json.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}

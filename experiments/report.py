@@ -1,0 +1,21 @@
+"""Writes a run's report.html: its pictures, curves, flags and machine on one page.
+
+python -m experiments.report --run=DIR
+"""
+
+from absl import flags
+
+from diffjax.run_report import write_report
+from diffjax.training.run import RunFolder
+from experiments import cli
+
+RUN = flags.DEFINE_string("run", None, "the run's folder", required=True)
+
+
+def main() -> None:
+    run, _ = RunFolder.open(RUN.value)
+    print(write_report(run))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,127 @@
+"""Evaluation through the command line: its numbers again by other means, and what it refuses."""
+
+import json
+import re
+import shutil
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+from programs import JUDGE_FLAGS, RUN_FLAGS, check_refused, program
+
+from diffjax.data.embedded import Embedded
+from diffjax.trained import load_judge
+
+COLUMN = {"confidence", "agreement", "frechet", "precision", "recall", "class_shares"}
+
+
+def evaluate(run, judge, *flags):
+    done = program("evaluate", f"--run={run}", f"--judge={judge}", "--steps=3", *flags)
+    assert done.returncode == 0, done.stderr
+    return json.loads((run / "evaluation.json").read_text()), done.stdout
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of the finished run, to be written in."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def judged(judge, images):
+    """Logits and features, without the program."""
+    return map(np.asarray, judge.model.apply({"params": judge.params}, jnp.asarray(images)))
+
+
+def fid(a, b):
+    shift, root = a.mean(0) - b.mean(0), scipy.linalg.sqrtm(np.cov(a.T) @ np.cov(b.T))
+    return shift @ shift + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * np.real(root))
+
+
+def test_numbers(run, judge, tmp_path):
+    """Distances once more, of the images that experiments.sample draws, by SciPy's matrix root."""
+    found, text = evaluate(run, judge, "--num=40", "--seed=3")
+    assert found["samples"].keys() == found["real"].keys() == COLUMN
+    assert (found["num"], found["step"], found["judge_step"]) == (40, 6, 4)
+    flags = ("--num=40", "--seed=3", "--steps=3", "--sampler=ddim", f"--out={tmp_path}/out")
+    assert program("sample", f"--run={run}", *flags).returncode == 0
+    drawn = np.load(tmp_path / "out" / "samples.npz")["images"].astype(np.float32) / 127.5 - 1
+    order = np.random.default_rng(3).permutation(500)
+    held_out = Embedded().open("test", None)
+    real = [
+        np.stack([held_out[int(i)]["image"] for i in half]) for half in (order[:40], order[40:80])
+    ]
+    reference, floor, samples = (
+        list(judged(load_judge(judge), x))[1].astype(np.float64) for x in (*real, drawn)
+    )
+    assert found["samples"]["frechet"] == pytest.approx(fid(samples, reference), rel=1e-3)
+    assert found["real"]["frechet"] == pytest.approx(fid(floor, reference), rel=1e-3)
+    assert found["samples"]["agreement"] is None, "no class was asked for"
+    logits, _ = judged(load_judge(judge), real[1])
+    labels = [held_out[int(i)]["label"] for i in order[40:80]]
+    assert found["real"]["agreement"] == np.mean(logits.argmax(1) == labels)
+    assert re.search(r"^precision +\d\.\d{3} +\d\.\d{3}$", text, re.MULTILINE), text
+    assert re.search(r"^share of ankle boot +\d\.\d{3} +\d\.\d{3}$", text, re.MULTILINE), text
+
+
+def test_classes_are_asked_for_in_turn(judge, tmp_path):
+    flags = [f.replace("unet(", "unet(num_class_embeds=10,") for f in RUN_FLAGS]
+    run = tmp_path / "run"
+    assert program("ddpm", *flags, "--steps=2", f"--workdir={run}").returncode == 0
+    found, _ = evaluate(run, judge, "--num=20")
+    out = tmp_path / "out"
+    options = ("--num=20", "--steps=3", "--sampler=ddim", f"--out={out}")
+    assert program("sample", f"--run={run}", *options).returncode == 0
+    drawn = np.load(out / "samples.npz")["images"].astype(np.float32) / 127.5 - 1
+    logits, _ = judged(load_judge(judge), drawn)
+    assert found["samples"]["agreement"] == np.mean(logits.argmax(1) == np.arange(20) % 10)
+
+
+def test_batches_change_nothing_and_a_seed_does(run, judge):
+    first, _ = evaluate(run, judge, "--num=12", "--batch_size=12")
+    cut, _ = evaluate(run, judge, "--num=12", "--batch_size=5")
+    other, _ = evaluate(run, judge, "--num=12", "--seed=1")
+    for column in ("samples", "real"):
+        for name in COLUMN:
+            np.testing.assert_allclose(cut[column][name], first[column][name], rtol=1e-3, atol=1e-6)
+    assert other["real"]["frechet"] != first["real"]["frechet"]
+
+
+def test_no_more_than_half_of_what_is_held_out(tmp_path, judge, trained):
+    """Of 500 two disjoint sets of 250."""
+    run = shutil.copytree(trained, tmp_path / "run")
+    found, text = evaluate(run, judge, "--num=251", "--batch_size=251")
+    assert "--num=251 is cut to 250" in text
+    assert found["num"] == 250
+
+
+def test_a_judge_is_no_run_and_a_run_no_judge(trained, judge):
+    for flags, message in (
+        ((f"--run={judge}", f"--judge={judge}"), "draws nothing"),
+        ((f"--run={trained}", f"--judge={trained}"), "judges nothing"),
+        ((f"--run={trained}", "--judge=/no/such"), "/no/such is no run folder"),
+        ((f"--run={trained}", f"--judge={judge}", "--num=3"), "num"),
+        ((f"--run={trained}",), "--judge"),
+    ):
+        started = time.monotonic()
+        check_refused(program("evaluate", *flags), message, started)
+    assert not (trained / "evaluation.json").exists()
+
+
+def test_images_of_another_shape(judge, tmp_path):
+    flags = ("--image_size=16", "--steps=2", f"--workdir={tmp_path}/small")
+    assert program("ddpm", *RUN_FLAGS, *flags).returncode == 0
+    started = time.monotonic()
+    done = program("evaluate", f"--run={tmp_path}/small", f"--judge={judge}")
+    check_refused(done, "16x16x1 and the judge knows 28x28x1", started)
+
+
+def test_the_judge_is_shown_images_of_its_own_size(tmp_path):
+    """Run and judge agree on a size that is not the data's."""
+    small = ("--image_size=16", "--steps=2")
+    assert program("ddpm", *RUN_FLAGS, *small, f"--workdir={tmp_path}/run").returncode == 0
+    done = program("classifier", *JUDGE_FLAGS, *small, f"--workdir={tmp_path}/judge")
+    assert done.returncode == 0, done.stderr
+    found, _ = evaluate(tmp_path / "run", tmp_path / "judge", "--num=8")
+    assert found["real"]["frechet"] >= 0
