@@ -2,8 +2,10 @@
 
 import os
 import pathlib
+import socket
 import subprocess
 import sys
+from typing import Any
 import time
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -36,12 +38,14 @@ JUDGE_FLAGS = (
 )
 
 
-def start(name: str, *flags: str, cwd: pathlib.Path = ROOT) -> subprocess.Popen[str]:
-    """python -m experiments.NAME, running."""
+def start(
+    name: str, *flags: str, cwd: pathlib.Path = ROOT, devices: int = 1
+) -> subprocess.Popen[str]:
+    """python -m experiments.NAME, running, on so many virtual devices."""
     return subprocess.Popen(
         [sys.executable, "-m", f"experiments.{name}", *flags],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": str(devices)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -54,9 +58,20 @@ def finish(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def program(name: str, *flags: str, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProcess[str]:
+def program(
+    name: str, *flags: str, cwd: pathlib.Path = ROOT, devices: int = 1
+) -> subprocess.CompletedProcess[str]:
     """python -m experiments.NAME, from start to end."""
-    return finish(start(name, *flags, cwd=cwd))
+    return finish(start(name, *flags, cwd=cwd, devices=devices))
+
+
+def start_all(name: str, *flags: str, count: int = 2, devices: int = 2) -> list[Any]:
+    """One run of `count` processes on this machine, each with so many virtual devices."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        where = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
+    common = (*flags, "--distributed", where, f"--num_processes={count}")
+    return [start(name, *common, f"--process_id={i}", devices=devices) for i in range(count)]
 
 
 def check_refused(done: subprocess.CompletedProcess[str], message: str, started: float) -> None:

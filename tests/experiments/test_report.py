@@ -46,10 +46,10 @@ for (const chart of document.querySelectorAll(".chart")) {
   const box = area.getBoundingClientRect(), name = chart.querySelector("h3").textContent;
   seen[name] = [];
   for (const step of STEPS) {
-    const x = plot._fullLayout.xaxis.d2p(step);  // the ends lie on the very edge: step inside
+    const x = plot._fullLayout.xaxis.d2p(step);  // either end lies on the edge: step inside
     const clientX = box.left + Math.min(Math.max(x, 2), box.width - 2), clientY = box.top + 20;
     let labels = [];
-    for (let tries = 0; tries < 10 && labels.length < 2; tries++) {  // the chart may not be drawn yet
+    for (let tries = 0; tries < 10 && labels.length < 2; tries++) {  // it may not be drawn yet
       area.dispatchEvent(new MouseEvent("mousemove", { clientX, clientY, bubbles: true }));
       await sleep(300);
       labels = [...plot.querySelectorAll(".hoverlayer text")].map(text => text.textContent);
