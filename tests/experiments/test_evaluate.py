@@ -13,6 +13,7 @@ from programs import JUDGE_FLAGS, RUN_FLAGS, check_refused, program
 from diffjax.data.embedded import Embedded
 from diffjax.trained import load_judge
 
+SMALL = ("--image_size=16", "--steps=2")
 COLUMN = {"confidence", "agreement", "frechet", "precision", "recall", "class_shares"}
 
 
@@ -26,6 +27,15 @@ def evaluate(run, judge, *flags):
 def run(trained, tmp_path):
     """A copy of the finished run, to be written in."""
     return shutil.copytree(trained, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def small_judge(tmp_path_factory):
+    """A judge of images resized to 16x16."""
+    folder = tmp_path_factory.mktemp("judges") / "small"
+    done = program("classifier", *JUDGE_FLAGS, *SMALL, f"--workdir={folder}")
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
 def judged(judge, images):
@@ -65,16 +75,16 @@ def test_numbers(run, judge, tmp_path):
     assert re.search(r"^share of ankle boot +\d\.\d{3} +\d\.\d{3}$", text, re.MULTILINE), text
 
 
-def test_classes_are_asked_for_in_turn(judge, tmp_path):
+def test_classes_are_asked_for_in_turn(small_judge, tmp_path):
+    """And run and judge agree on a size that is not the data's."""
     flags = [f.replace("unet(", "unet(num_class_embeds=10,") for f in RUN_FLAGS]
-    run = tmp_path / "run"
-    assert program("ddpm", *flags, "--steps=2", f"--workdir={run}").returncode == 0
-    found, _ = evaluate(run, judge, "--num=20")
-    out = tmp_path / "out"
+    run, out = tmp_path / "run", tmp_path / "out"
+    assert program("ddpm", *flags, *SMALL, f"--workdir={run}").returncode == 0
+    found, _ = evaluate(run, small_judge, "--num=20")
     options = ("--num=20", "--steps=3", "--sampler=ddim", f"--out={out}")
     assert program("sample", f"--run={run}", *options).returncode == 0
     drawn = np.load(out / "samples.npz")["images"].astype(np.float32) / 127.5 - 1
-    logits, _ = judged(load_judge(judge), drawn)
+    logits, _ = judged(load_judge(small_judge), drawn)
     assert found["samples"]["agreement"] == np.mean(logits.argmax(1) == np.arange(20) % 10)
 
 
@@ -109,19 +119,7 @@ def test_a_judge_is_no_run_and_a_run_no_judge(trained, judge):
     assert not (trained / "evaluation.json").exists()
 
 
-def test_images_of_another_shape(judge, tmp_path):
-    flags = ("--image_size=16", "--steps=2", f"--workdir={tmp_path}/small")
-    assert program("ddpm", *RUN_FLAGS, *flags).returncode == 0
+def test_images_of_another_shape(trained, small_judge):
     started = time.monotonic()
-    done = program("evaluate", f"--run={tmp_path}/small", f"--judge={judge}")
-    check_refused(done, "16x16x1 and the judge knows 28x28x1", started)
-
-
-def test_the_judge_is_shown_images_of_its_own_size(tmp_path):
-    """Run and judge agree on a size that is not the data's."""
-    small = ("--image_size=16", "--steps=2")
-    assert program("ddpm", *RUN_FLAGS, *small, f"--workdir={tmp_path}/run").returncode == 0
-    done = program("classifier", *JUDGE_FLAGS, *small, f"--workdir={tmp_path}/judge")
-    assert done.returncode == 0, done.stderr
-    found, _ = evaluate(tmp_path / "run", tmp_path / "judge", "--num=8")
-    assert found["real"]["frechet"] >= 0
+    done = program("evaluate", f"--run={trained}", f"--judge={small_judge}")
+    check_refused(done, "28x28x1 and the judge knows 16x16x1", started)

@@ -11,7 +11,8 @@ from programs import RUN_FLAGS, finish, program, start_all
 
 # Dropout, so that its masks are seen to depend on no layout either.
 FLAGS = (*(f.replace("unet(", "unet(dropout=0.2,") for f in RUN_FLAGS), "--steps=6")
-LAYOUTS = ("1 pmap", "2 pmap", "4 pmap", "1 jit", "2 jit", "4 jit", "2x2 pmap", "2x2 jit")
+LAYOUTS = ("2 pmap", "4 pmap", "1 jit", "2 jit", "4 jit", "2x2 pmap", "2x2 jit")
+QUICK = ("4 jit", "2x2 pmap")  # each layout compiles anew: the others are for .ci/run
 
 
 def train(layout, folder, *flags):
@@ -25,7 +26,8 @@ def train(layout, folder, *flags):
         all_done = list(map(finish, start_all("ddpm", *flags, count=count, devices=devices)))
     for done in all_done:
         assert done.returncode == 0, done.stderr
-    assert not any(done.stdout for done in all_done[1:]), "only the first process speaks"
+    for done in all_done[1:]:  # the first alone speaks; Gloo is a library of JAX's
+        assert all(line.startswith("[Gloo]") for line in done.stdout.splitlines()), done.stdout
     return all_done[0]
 
 
@@ -49,11 +51,14 @@ def runs(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("layout", LAYOUTS[1:])
+@pytest.mark.parametrize(
+    "layout", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in LAYOUTS]
+)
 def test_losses_of_one_device(runs, layout):
     np.testing.assert_allclose(losses(runs(layout)), losses(runs("1 pmap")), rtol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("made", "taken_up"),
     [("2x2 pmap", "1 pmap"), ("1 pmap", "2x2 jit"), ("4 jit", "2 pmap"), ("2x2 jit", "2x2 pmap")],
