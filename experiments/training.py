@@ -182,13 +182,15 @@ def train_run(run: RunFolder, records: Records, task: Task) -> TrainState:
                 return train_on(session, run, task, checkpoints, stopping)
             except NotFinite as error:
                 checkpoints.wait()
-                kept = f"checkpoint of step {checkpoints.latest_step() or 0}"
+                step = checkpoints.latest_step()
                 if session.returns:
+                    kept = "no checkpoint" if step is None else f"the checkpoint of step {step}"
                     raise UserError(
-                        f"{error}; the run went back before, in vain: lower --learning_rate or "
-                        f"look at the data; the {kept} is kept"
+                        f"{error}; the run went back before, in vain, and leaves {kept}: "
+                        "lower --learning_rate or look at the data"
                     ) from error
-                say(f"{error}: going back to the {kept}, from there with other noise")
+                start = "beginning" if step is None else f"checkpoint of step {step}"
+                say(f"{error}: going back to the {start}, from there with other noise")
                 returns = 1
 
 
@@ -196,15 +198,17 @@ def train_run(run: RunFolder, records: Records, task: Task) -> TrainState:
 class Session:
     """Where training starts: what is read from the newest checkpoint, or the beginning.
 
-    `returns` is how often the run has gone back after updates that were not finite.
+    `returns` is how often the run has gone back after updates that were not finite; window, in_row
+    and digest are the journal's and the guard's.
     """
 
     state: TrainState
     tx: Any
     data: Any
-    window: list[dict[str, float]]
-    in_row: int
     returns: int
+    window: Sequence[dict[str, float]] = ()
+    in_row: int = 0
+    digest: str | None = None
 
 
 def take_up(records: Records, task: Task, checkpoints: Checkpoints, returns: int) -> Session:
@@ -224,12 +228,13 @@ def take_up(records: Records, task: Task, checkpoints: Checkpoints, returns: int
         jax.process_count(),
         MAX_BAD_RECORDS.value,
     )
-    session = Session(state, tx, data, [], 0, returns)
+    session = Session(state, tx, data, returns)
     if checkpoints.latest_step() is not None:
         session.state, position = checkpoints.restore(state)
         data.set_state(position["data"])
         session.window, session.in_row = position["window"], position["in_row"]
         session.returns = max(returns, position["returns"])
+        session.digest = position["digest"]
         for line in checkpoints.skipped:
             say(line)
         say(f"going on from step {int(session.state.step)} of {STEPS.value}")
@@ -266,6 +271,7 @@ def train_on(
             "window": log.window,
             "in_row": guard.in_row,
             "returns": session.returns,
+            "digest": log.digest(),
         }
         checkpoints.save(step, state, position)
 
@@ -309,6 +315,7 @@ def open_log(run: RunFolder, session: Session, steps: int) -> Iterator[Log]:
         steps=steps,
         batch_size=BATCH_SIZE.value,
         window=session.window,
+        digest=session.digest,
     ) as journal:
         yield journal
 

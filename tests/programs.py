@@ -5,8 +5,8 @@ import pathlib
 import socket
 import subprocess
 import sys
-from typing import Any
 import time
+from typing import Any
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = (

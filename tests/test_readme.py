@@ -33,10 +33,10 @@ def test_the_sampler_in_one_file():
 
 
 def test_flags_and_files_named_exist():
-    from experiments import ddpm
+    from experiments import training
 
-    known = set(flags.FLAGS) | {"run", "num", "out", "logdir", "sampler"}
-    assert ddpm.STEPS.name in known
+    known = set(flags.FLAGS) | {"run", "num", "out", "logdir", "sampler", "judge"}
+    assert training.STEPS.name in known
     assert set(re.findall(r"--([a-z_]+)", TEXT)) <= known | {"help", "flagfile"}
     for name in re.findall(r"`(ddpm_\w+\.flags)`", TEXT):
         assert (ROOT / "experiments" / "flagfiles" / name).is_file()

@@ -1,6 +1,7 @@
 """What a run says of itself: metrics.jsonl, TensorBoard events, and progress on the terminal."""
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -45,6 +46,10 @@ class Log:
         """One line for the window that ends at `step`."""
         self.window.clear()
 
+    def digest(self) -> str | None:
+        """A checksum of what has been written, for the next checkpoint; None where nothing is."""
+        return None
+
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Leaves what is done meanwhile out of the speed."""
@@ -55,16 +60,27 @@ class Journal(Log):
     """Writes a line of metrics for each window of steps: means, and the number skipped.
 
     metrics.jsonl holds only what the run's flags determine, so that a resumed run writes the same
-    bytes; the speed goes to speed.jsonl, TensorBoard and the terminal.
+    bytes; the speed goes to speed.jsonl, TensorBoard and the terminal. `digest` is that of
+    the lines up to `step` as written: if they are others now, this is said.
     """
 
     def __init__(
-        self, folder: pathlib.Path, *, step: int, steps: int, batch_size: int, window: Sequence[Any]
+        self,
+        folder: pathlib.Path,
+        *,
+        step: int,
+        steps: int,
+        batch_size: int,
+        window: Sequence[Any] = (),
+        digest: str | None = None,
     ) -> None:
         super().__init__(window)
         self._batch_size, self._steps = batch_size, steps
+        self._path = folder / METRICS
         for name in (METRICS, SPEED):
             keep_until(folder / name, step)
+        if digest not in (None, self.digest()):
+            print(f"{self._path} has changed since it was written", file=sys.stderr)
         self._file, self._speeds = (folder / METRICS).open("a"), (folder / SPEED).open("a")
         self._events = tensorboardX.SummaryWriter(
             str(folder / "tensorboard"), purge_step=step + 1 if step else None
@@ -104,6 +120,11 @@ class Journal(Log):
         for name, value in {**means, **speeds}.items():
             self._events.add_scalar(name, value, step)
         self._show(step, means, speed)
+
+    def digest(self) -> str | None:
+        if not self._path.exists():
+            return hashlib.sha256().hexdigest()
+        return hashlib.sha256(self._path.read_bytes()).hexdigest()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

@@ -85,6 +85,8 @@ class RunFolder:
         things, which is left as it was, for one that another process holds, and for one that cannot
         be written.
         """
+        if "://" in str(path):
+            raise UserError(f"{path} is no folder: a run is written through the file system")
         run = cls(pathlib.Path(path).expanduser())
         if (run.path / "config.json").exists():
             run._check_same(config)

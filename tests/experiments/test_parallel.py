@@ -87,6 +87,7 @@ def long_run(tmp_path):
         process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_the_death_of_one_process_ends_the_other_with_the_reason(long_run, victim):
     _, both = long_run
@@ -98,6 +99,7 @@ def test_the_death_of_one_process_ends_the_other_with_the_reason(long_run, victi
     assert "lost another process" in done.stderr or "another task died" in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("who", "number"), [(1, signal.SIGTERM), (0, signal.SIGINT)])
 def test_a_signal_to_one_process_stops_all_at_one_step(long_run, who, number):
     folder, both = long_run
@@ -110,6 +112,7 @@ def test_a_signal_to_one_process_stops_all_at_one_step(long_run, who, number):
     assert [p.name for p in (folder / "checkpoints").iterdir()] == [str(step)]
 
 
+@pytest.mark.slow
 def test_a_refused_run_ends_all_processes(runs):
     asked = time.monotonic()
     both = start_all("ddpm", *FLAGS, "--seed=5", f"--workdir={runs('1 pmap')}", devices=1)

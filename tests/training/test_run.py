@@ -59,6 +59,8 @@ def test_other_folders_are_left_alone(tmp_path):
     with pytest.raises(UserError, match="is no run"), RunFolder.create(tmp_path, CONFIG, ""):
         pass
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+    with pytest.raises(UserError, match="is no folder"), RunFolder.create("gs://b/r", CONFIG, ""):
+        pass
     with pytest.raises(UserError, match="no run folder"):
         RunFolder.open(tmp_path)
     (tmp_path / "config.json").write_text("{")
@@ -102,6 +104,24 @@ def test_journal_writes_window_means_and_resumes_to_the_byte(tmp_path):
     speeds = [json.loads(line) for line in (tmp_path / "speed.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in speeds] == [3, 6]
     assert all(e["images_per_s"] == pytest.approx(2 * e["steps_per_s"]) for e in speeds)
+
+
+def test_journal_says_where_its_lines_have_changed(tmp_path, capsys):
+    with Journal(tmp_path, step=0, steps=6, batch_size=2) as journal:
+        journal.add(steps_of([1.0, 2.0]))
+        journal.write(2)
+        digest = journal.digest()
+        journal.add(steps_of([1.0, 2.0]))
+        journal.write(4)
+    options = {"step": 2, "steps": 6, "batch_size": 2, "digest": digest}
+    with Journal(tmp_path, **options):
+        pass
+    path = tmp_path / "metrics.jsonl"
+    assert "changed" not in capsys.readouterr().err
+    path.write_text(path.read_text().replace("1.5", "1.4"))
+    with Journal(tmp_path, **options):
+        pass
+    assert f"{path} has changed since it was written" in capsys.readouterr().err
 
 
 def test_journal_leaves_skipped_steps_out_of_the_mean_and_counts_them(tmp_path):

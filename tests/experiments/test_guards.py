@@ -1,0 +1,103 @@
+"""Updates that are not finite: skipped and counted, gone back from once, then the end."""
+
+import json
+import threading
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+from programs import RUN_FLAGS, program
+
+from diffjax.data.embedded import Embedded
+from diffjax.trained import build, init_params
+from diffjax.training.checkpoint import Checkpoints
+from experiments import ddpm, training
+
+# Adam's steps are as large as the rate: after the first no output is finite.
+EXPLODING = ("--learning_rate=1e30", "--max_bad_steps=5", "--steps=40")
+
+
+class Flaky:
+    """Real images, but those read between two counts are damaged, once."""
+
+    def __init__(self, records, first, last):
+        self._records, self._span = records, range(first, last)
+        self._count, self._lock = 0, threading.Lock()
+        self.image_shape, self.num_classes = records.image_shape, records.num_classes
+        self.class_names = records.class_names
+
+    def __len__(self):
+        return len(self._records)
+
+    def __getitem__(self, index):
+        with self._lock:
+            bad = self._count in self._span
+            self._count += 1
+        record = self._records[index]
+        return {**record, "image": record["image"] * np.float32(np.nan)} if bad else record
+
+
+@pytest.fixture
+def set_flags():
+    """Sets the program's flags; they are put back afterwards."""
+    saved = {name: flags.FLAGS[name].value for name in flags.FLAGS}
+    yield lambda *values: flags.FLAGS(["ddpm", *values])
+    for name, value in saved.items():
+        flags.FLAGS[name].value = value
+    flags.FLAGS.unparse_flags()
+
+
+def train(folder, records, set_flags, *more):
+    set_flags(*RUN_FLAGS, f"--workdir={folder}", *more)
+    config = ddpm.describe(records)
+    model, process = build(config)
+    with training.run_folder(config, "") as run:
+        task = training.Task(
+            lambda key: init_params(model, config, key),
+            ddpm.denoising_loss(process, model.apply),
+            ("image",),
+            lambda step, params: None,
+            1000,
+        )
+        return training.train_run(run, records, task)
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_bad_batches_are_skipped_and_counted(tmp_path, set_flags, capsys):
+    records = Flaky(Embedded().open("train", None), 80, 96)
+    train(tmp_path / "run", records, set_flags, "--steps=40")
+    skipped = sum(line["skipped"] for line in lines(tmp_path / "run"))
+    assert 1 <= skipped <= 16
+    said = capsys.readouterr()
+    assert "going back" not in said.out
+    assert " skipped  " in said.err
+
+
+def test_a_run_goes_back_once_and_on(tmp_path, set_flags, capsys):
+    records = Flaky(Embedded().open("train", None), 160, 204)
+    options = ("--steps=60", "--max_bad_steps=4")
+    state = train(tmp_path / "run", records, set_flags, *options)
+    out = capsys.readouterr().out
+    assert out.count("going back to the ") == 1
+    assert int(state.step) == 60
+    assert all(np.isfinite(leaf).all() for leaf in map(np.asarray, jax.tree.leaves(state)))
+    assert [line["step"] for line in lines(tmp_path / "run")] == list(range(2, 61, 2))
+    with Checkpoints(tmp_path / "run" / "checkpoints", read_only=True) as checkpoints:
+        _, position = checkpoints.restore({"step": state.step})
+    assert (position["returns"], position["in_row"]) == (1, 0)
+
+
+def test_a_run_that_explodes_again_stops_and_names_step_and_tensors(tmp_path):
+    done = program("ddpm", *RUN_FLAGS, *EXPLODING, f"--workdir={tmp_path}/r")
+    assert done.returncode == 1
+    assert done.stdout.count("going back to the beginning") == 1
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: step ")
+    assert ": 5 updates in a row were not finite, the last in loss, conv_in/bias" in last
+    assert "lower --learning_rate" in last
+    assert "no checkpoint" in last

@@ -1,0 +1,78 @@
+"""A disk that fills up at any moment, and one that cannot be written: one line, nothing lost."""
+
+import json
+import random
+import subprocess
+
+import numpy as np
+import pytest
+from programs import RUN_FLAGS, finish, program, start
+
+pytestmark = pytest.mark.faults
+FLAGS = (*RUN_FLAGS, "--steps=40", "--checkpoint_every=5", "--sample_every=20")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 12 MB in memory; what it takes is a mount, which is root's."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(place)]
+    done = subprocess.run(mount, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"cannot mount a tmpfs: {done.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The metrics of the run that nothing disturbs."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    done = program("ddpm", *FLAGS, f"--workdir={folder}")
+    assert done.returncode == 0, done.stderr
+    return (folder / "metrics.jsonl").read_text()
+
+
+def check_refused(done):
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    return line
+
+
+def test_a_disk_fills_up(small_disk, whole, fillings):
+    """Filled to a random kilobyte before each start; once there is room, the run ends as one."""
+    rng, said = random.Random(0), []
+    ballast = small_disk / "ballast"
+    for _ in range(fillings):
+        with ballast.open("wb") as file:
+            file.write(b"x" * (1024 * rng.randrange(3_000, 11_500)))
+        done = program("ddpm", *FLAGS, f"--workdir={small_disk}/run")
+        if done.returncode:
+            line = check_refused(done)
+            assert "No space left on device" in line
+            said.append(line)
+        ballast.unlink()
+    done = program("ddpm", *FLAGS, f"--workdir={small_disk}/run")
+    assert done.returncode == 0, done.stderr
+    assert (small_disk / "run" / "metrics.jsonl").read_text() == whole
+    assert said, "no filling was large enough"
+    print(f"{fillings} fillings, {len(said)} stopped the run:", *said, sep="\n")
+
+
+def test_a_disk_becomes_read_only(small_disk, whole):
+    run = small_disk / "run"
+    process = start("ddpm", *FLAGS, "--steps=100000", f"--workdir={run}")
+    while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():
+        assert process.poll() is None, process.communicate()[1]
+    process.terminate()
+    assert finish(process).returncode == 0
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    line = check_refused(program("ddpm", *FLAGS, "--steps=100000", f"--workdir={run}"))
+    assert "Read-only file system" in line
+    line = check_refused(program("report", f"--run={run}"))
+    assert "Read-only file system" in line
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    step = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+    assert np.isfinite(step)
