@@ -5,11 +5,13 @@ the newest one that still agrees with it is used.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import pathlib
 import re
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +23,7 @@ from diffjax.training.parallel import wait_for_all
 
 MANIFEST = "manifest.json"
 UNFINISHED = "*.orbax-checkpoint-tmp"
+LEEWAY = 2**20  # bytes that a checkpoint may take besides its arrays
 # Orbax stamps these once the files are complete; neither holds anything that is restored.
 STAMPS = ("_CHECKPOINT_METADATA", "commit_success.txt")
 
@@ -70,12 +73,14 @@ class Checkpoints:
     def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
         """Copies the state to the host and writes it while training goes on.
 
-        Raises UserError where this or an earlier save cannot be written.
+        Raises UserError where this or an earlier save cannot be written, or there is no room.
         """
         items = ocp.args.Composite(
             state=ocp.args.PyTreeSave(state), position=ocp.args.JsonSave(position)
         )
         with self._writing():
+            self._manager.wait_until_finished()
+            self._check_room(state)
             self._manager.save(step, args=items, force=True)
 
     def wait(self) -> None:
@@ -142,6 +147,12 @@ class Checkpoints:
                 f"cannot write a checkpoint in {self._folder}: {os.strerror(number)}; {kept}: "
                 "make room or mend it, and the same command goes on from there"
             ) from error
+
+    def _check_room(self, state: Any) -> None:
+        """Raises OSError where there is too little: Orbax's threads fail with stack traces."""
+        needed = 1.1 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + LEEWAY
+        if shutil.disk_usage(self._folder).free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _steps(self) -> list[int]:
         """The steps of the finished checkpoints on disk, the newest first."""

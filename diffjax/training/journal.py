@@ -13,16 +13,7 @@ from typing import IO, Any
 import numpy as np
 import tqdm
 
-# tensorboardX imports torch wherever it is installed, for tensors that never come: seconds lost.
-_hide_torch = "torch" not in sys.modules
-if _hide_torch:
-    sys.modules["torch"] = None  # type: ignore[assignment]
-try:
-    import tensorboardX
-finally:
-    if _hide_torch:
-        del sys.modules["torch"]
-
+from diffjax.training.events import Events
 
 METRICS, SPEED = "metrics.jsonl", "speed.jsonl"
 
@@ -82,9 +73,7 @@ class Journal(Log):
         if digest not in (None, self.digest()):
             print(f"{self._path} has changed since it was written", file=sys.stderr)
         self._file, self._speeds = (folder / METRICS).open("a"), (folder / SPEED).open("a")
-        self._events = tensorboardX.SummaryWriter(
-            str(folder / "tensorboard"), purge_step=step + 1 if step else None
-        )
+        self._events = Events(folder / "tensorboard", step)
         self._bar = tqdm.tqdm(
             initial=step,
             total=steps,
@@ -117,8 +106,7 @@ class Journal(Log):
         self._clock, self._clock_step = now, step
         speeds = {"steps_per_s": speed, "images_per_s": speed * self._batch_size}
         _append(self._speeds, {"step": step, **speeds})
-        for name, value in {**means, **speeds}.items():
-            self._events.add_scalar(name, value, step)
+        self._events.add(step, {**means, **speeds})
         self._show(step, means, speed)
 
     def digest(self) -> str | None:
