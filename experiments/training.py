@@ -276,6 +276,7 @@ def train_on(
         checkpoints.save(step, state, position)
 
     def show(step: int, params: Params) -> None:
+        checkpoints.wait()  # or a picture might take the room that it has been promised
         if first_process():
             task.show(step, on_one_device(params))
             write_report(run)

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import subprocess
 
 import numpy as np
@@ -42,12 +43,12 @@ def check_refused(done):
 
 
 def test_a_disk_fills_up(small_disk, whole, fillings):
-    """Filled to a random kilobyte before each start; once there is room, the run ends as one."""
+    """A random rest of it is free at each start; once there is room, the run ends as one."""
     rng, said = random.Random(0), []
     ballast = small_disk / "ballast"
     for _ in range(fillings):
-        with ballast.open("wb") as file:
-            file.write(b"x" * (1024 * rng.randrange(3_000, 11_500)))
+        free = shutil.disk_usage(small_disk).free
+        ballast.write_bytes(bytes(max(0, free - rng.randrange(100_000, 5_000_000))))
         done = program("ddpm", *FLAGS, f"--workdir={small_disk}/run")
         if done.returncode:
             line = check_refused(done)
