@@ -6,7 +6,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from diffjax.errors import UserError
-from diffjax.models.layers import Conv3x3, GroupNorm, Resized, average_pixels
+from diffjax.models.layers import Conv3x3, GroupNorm, Resized
 from diffjax.typing import Images
 
 __all__ = ["Classifier"]
@@ -17,13 +17,14 @@ he = nn.initializers.he_normal()  # keeps the variance through ReLUs (He et al. 
 class Classifier(nn.Module):
     """Images to logits and the features before them: residual convolutions on halved images.
 
-    The first level sees each 2x2 block as one pixel of more channels, which on a CPU is a fourth of
-    the work; each further one of `channels` halves the size again. Odd sizes are padded. Features
-    keep where things are, and are few, so that a thousand images settle their covariance.
+    A convolution of `stem` channels sees the images whole; each of `channels` is a level of half
+    the size before. Odd sizes are padded. Features keep where things are, and are few, so that a
+    thousand images settle their covariance.
     """
 
     num_classes: int = 10
-    channels: tuple[int, ...] = (64, 128)
+    stem: int = 32
+    channels: tuple[int, ...] = (48, 96)
     num_features: int = 64
     norm_num_groups: int = 8
     dropout: float | int = 0.0
@@ -40,13 +41,9 @@ class Classifier(nn.Module):
 
         The weights fit images of one size.
         """
-        blocks = "b (h p) (w q) c -> b h w (p q c)"
-        x = einops.rearrange(_even(images), blocks, p=2, q=2)
-        x = Conv3x3(self.channels[0], kernel_init=he)(x)
+        x = nn.relu(Conv3x3(self.stem, kernel_init=he)(images))
         for i, channels in enumerate(self.channels):
-            if i > 0:
-                x = average_pixels(_even(self._activated(x)))
-                x = Conv3x3(channels, kernel_init=he)(x)
+            x = Conv3x3(channels, kernel_init=he)(_halved(self._activated(x) if i else x))
             x = x + Conv3x3(channels, kernel_init=he)(self._activated(x))
         x = self._activated(x).reshape(len(x), -1)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
@@ -57,16 +54,15 @@ class Classifier(nn.Module):
         return nn.relu(GroupNorm(self.norm_num_groups)(x))
 
 
-def _even(x: Float[Array, "B _ _ C"]) -> Float[Array, "B _ _ C"]:
-    """An odd height or width gets one more pixel, its last again."""
-    if x.shape[1] % 2 == x.shape[2] % 2 == 0:
-        return x
-    return jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)), mode="edge")
+def _halved(x: Float[Array, "B _ _ C"]) -> Float[Array, "B _ _ C"]:
+    """The largest of each 2x2 block; an odd height or width gets one more pixel, its last again."""
+    x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)), mode="edge")
+    return einops.reduce(x, "b (h p) (w q) c -> b h w c", "max", p=2, q=2)
 
 
 def _check(net: Classifier) -> None:
     """Refuses numbers out of range, and channels that the groups do not divide."""
-    for name in ("num_classes", "num_features", "norm_num_groups"):
+    for name in ("num_classes", "stem", "num_features", "norm_num_groups"):
         if getattr(net, name) < 1:
             raise UserError(f"classifier({name}={getattr(net, name)}): {name} must be above 0")
     if not net.channels or any(c < 1 or c % net.norm_num_groups for c in net.channels):

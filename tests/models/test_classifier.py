@@ -11,7 +11,7 @@ from diffjax import spec
 from diffjax.errors import UserError
 from diffjax.models.classifier import Classifier
 
-SMALL = Classifier(num_classes=4, channels=(8, 16), num_features=6, norm_num_groups=4)
+SMALL = Classifier(num_classes=4, stem=8, channels=(8, 16), num_features=6, norm_num_groups=4)
 
 
 def initialised(model, shape):
@@ -68,7 +68,7 @@ def test_dropout_is_for_training():
 
 
 def test_built_from_a_spec():
-    text = "classifier(num_classes=4, channels=(8, 16), num_features=6, norm_num_groups=4)"
+    text = "classifier(num_classes=4, stem=8, channels=(8, 16), num_features=6, norm_num_groups=4)"
     assert spec.build(text, diffjax.models) == SMALL
     assert spec.render(SMALL) == text
 
@@ -79,6 +79,7 @@ def test_built_from_a_spec():
         ("channels=()", "at least one"),
         ("channels=(64,100)", "multiple of norm_num_groups=8"),
         ("channels=(0,)", "at least one"),
+        ("stem=0", "stem must be above 0"),
         ("num_features=0", "num_features must be above 0"),
         ("norm_num_groups=0", "norm_num_groups must be above 0"),
         ("dropout=1", "dropout must be from 0"),
