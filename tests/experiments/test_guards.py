@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
+from PIL import Image
 from programs import RUN_FLAGS, program
 
 from diffjax.data.embedded import Embedded
@@ -101,3 +102,15 @@ def test_a_run_that_explodes_again_stops_and_names_step_and_tensors(tmp_path):
     assert ": 5 updates in a row were not finite, the last in loss, conv_in/bias" in last
     assert "lower --learning_rate" in last
     assert "no checkpoint" in last
+
+
+def test_a_damaged_image_is_skipped_and_named_where_that_is_allowed(tmp_path):
+    for i in range(12):
+        Image.new("L", (30, 20), 20 * i).save(tmp_path / f"{i:02}.png")
+    whole = (tmp_path / "07.png").read_bytes()
+    (tmp_path / "07.png").write_bytes(whole[: len(whole) // 2])
+    options = (f"--dataset=folder(path='{tmp_path}')", "--image_size=28", "--steps=4")
+    done = program("ddpm", *RUN_FLAGS, *options, "--max_bad_records=1", f"--workdir={tmp_path}/r")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("skipping a bad record, 1 of at most 1: ") == 1
+    assert "07.png" in done.stderr
