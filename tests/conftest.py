@@ -10,8 +10,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 CACHE = pathlib.Path(__file__).parent.parent / ".cache" / "jax"
 # Through the environment, so that the programs that tests start share the cache.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
-# Tests compile far more than they compute: this halves their time. What must hold to the last bit is
-# tested once more as users run it: .ci/run sets XLA_FLAGS empty for the faults.
+# Tests compile far more than they compute: this halves their time. What must hold to the last bit
+# is tested once more as users run it: .ci/run sets XLA_FLAGS empty for the faults.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
