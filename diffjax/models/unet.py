@@ -191,7 +191,10 @@ class UNet(nn.Module):
                 of_class = labels
             case _:
                 rows = self.num_class_embeds or 0  # above 0, or the labels would not be here
-                of_class = _look_up(nn.Embed(rows, width, name="class_embedding"), labels)
+                # As far apart as torch's start: Linen's would drown in the time's.
+                apart = nn.initializers.normal(1.0)
+                table = nn.Embed(rows, width, embedding_init=apart, name="class_embedding")
+                of_class = _look_up(table, labels)
         return emb + of_class.astype(emb.dtype)
 
     def _time_features(self) -> Callable[[Float[Array, "b"]], Float[Array, "b F"]]:

@@ -170,6 +170,15 @@ def test_class_changes_the_output_of_its_own_sample(options, first, second):
     np.testing.assert_array_equal(change[jnp.array([0, 2])], 0)
 
 
+def test_classes_start_apart_as_in_torch():
+    """torch.nn.Embedding starts as N(0, 1); weaker ones are learnt late, seen from samples."""
+    model = UNet(**TINY, num_class_embeds=200)
+    args = jnp.zeros((1, 8, 8, 3)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
+    table = jax.jit(model.init)(jax.random.key(0), *args)["params"]["class_embedding"]["embedding"]
+    assert table.shape == (200, 32)
+    assert float(table.std()) == pytest.approx(1, abs=0.05)
+
+
 def test_a_class_that_is_not_there_gives_nan():
     model = UNet(**TINY, num_class_embeds=3)
     labels = jnp.array([2, 3, -1])
