@@ -1,13 +1,16 @@
 """One run on any number of devices and processes: the same losses, and checkpoints for all."""
 
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
-from programs import RUN_FLAGS, finish, program, start_all
+from programs import ROOT, RUN_FLAGS, finish, program, start_all
 
 # Dropout, so that its masks are seen to depend on no layout either.
 FLAGS = (*(f.replace("unet(", "unet(dropout=0.2,") for f in RUN_FLAGS), "--steps=6")
@@ -132,3 +135,24 @@ def test_half_an_address(tmp_path, flags):
     assert done.stderr == (
         "error: --coordinator, --num_processes and --process_id go together, with --distributed\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "devices"),
+    [
+        ({}, 3),
+        ({"JAX_NUM_CPU_DEVICES": "2"}, 2),
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}, 4),
+    ],
+)
+def test_cpu_devices_are_as_many_as_the_environment_says_or_the_flag(said, devices):
+    lines = (
+        "import jax; from absl import flags; from experiments import training",
+        "flags.FLAGS(['ddpm', '--cpu_devices=3']); training.split_cpu(); print(jax.device_count())",
+    )
+    around = {k: v for k, v in os.environ.items() if k not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        cwd=ROOT, env={**around, **said}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert int(done.stdout) == devices
