@@ -1,5 +1,6 @@
 """What the programs share: spec flags, and errors in one line instead of a stack trace."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -47,6 +48,9 @@ def run(main: Callable[[], None]) -> None:
             main()
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
+            return 1
+        except BrokenPipeError:  # as of `| head`: who read this has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except OSError as error:
             if error.errno is None:

@@ -1,11 +1,13 @@
 """What a user gets wrong ends in one line that says what to do, and changes nothing."""
 
 import re
+import subprocess
+import sys
 import time
 
 import pytest
 from PIL import Image
-from programs import RUN_FLAGS, TINY, check_refused, program
+from programs import ROOT, RUN_FLAGS, TINY, check_refused, program
 
 WIDER = TINY.replace("(8,16)", "(8,24)")
 
@@ -103,3 +105,14 @@ def test_help_explains_each_flag():
         "workdir",
     ):
         assert re.search(rf"--{flag}: \S", text), text
+
+
+def test_output_that_nobody_reads_any_more():
+    lines = "from experiments import cli; cli.run(lambda: [print('x' * 1000) for _ in range(1000)])"
+    with subprocess.Popen(
+        [sys.executable, "-c", lines],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
