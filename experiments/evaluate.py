@@ -59,11 +59,11 @@ def main() -> None:
     of_reference = look(judge.params, reference.images)
     samples = measure(look(judge.params, as_records(drawn)), of_reference, labels)
     real = measure(look(judge.params, floor.images), of_reference, floor.labels)
+    path = RunFolder.open(RUN.value)[0].path / "evaluation.json"
+    save(path, {**settings(trained, judge, num), "samples": samples, "real": real})
     names = records.class_names or [str(i) for i in range(len(real["class_shares"]))]
     for title, drawn_column, real_column in table(samples, real, names):
         print(f"{title:<30}{drawn_column:>10}{real_column:>10}")
-    path = RunFolder.open(RUN.value)[0].path / "evaluation.json"
-    save(path, {**settings(trained, judge, num), "samples": samples, "real": real})
     print(f"{num} images of step {trained.step}, in {path}")
 
 
