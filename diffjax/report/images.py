@@ -75,5 +75,8 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[pathlib.Path], ob
     """Lets `write` fill a file beside `path`, which then takes its place: whole or not at all."""
     path = pathlib.Path(path)
     part = path.with_name(path.name + ".part")
-    write(part)
-    os.replace(part, path)
+    try:
+        write(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)  # on a full disk it would take the room to go on
