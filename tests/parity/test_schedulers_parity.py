@@ -1,4 +1,4 @@
-"""DDPM and DDIM, step for step, beside diffusers' schedulers."""
+"""DDPM, DDIM and DPM-Solver++, step for step, beside diffusers' schedulers."""
 
 import sys
 
@@ -19,6 +19,8 @@ from diffjax.process import Process  # noqa: E402
 from diffjax.randomness import fold_in, normal, sample_keys  # noqa: E402
 from diffjax.samplers.ddim import DDIM  # noqa: E402
 from diffjax.samplers.ddpm import DDPM  # noqa: E402
+from diffjax.samplers.dpmpp_2m import DPMpp2M  # noqa: E402
+from diffjax.samplers.dpmpp_2m_sde import DPMpp2MSDE  # noqa: E402
 from diffjax.schedules.cosine import Cosine  # noqa: E402
 from diffjax.schedules.linear import Linear  # noqa: E402
 
@@ -141,3 +143,43 @@ def test_all_thousand_steps(ours):
     kind = diffusers.DDIMScheduler if isinstance(ours, DDIM) else diffusers.DDPMScheduler
     scheduler = kind(beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=True)
     assert max(walk_both(ours, scheduler, Process(Linear()), 1000, clip=True)) < 1e-4
+
+
+@pytest.mark.parametrize("steps", [1, 10, 50])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("sde", [False, True])
+def test_dpmpp_2m(steps, spacing, sde):
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        beta_start=1e-4,
+        beta_end=0.02,
+        beta_schedule="linear",
+        timestep_spacing=spacing,
+        prediction_type="v_prediction",
+        algorithm_type="sde-dpmsolver++" if sde else "dpmsolver++",
+        final_sigmas_type="zero",
+    )
+    scheduler.set_timesteps(steps)
+    index = scheduler.timesteps.numpy()
+    alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[index]  # its own is a float32 product
+    scheduler.sigmas = torch.from_numpy(np.append(np.sqrt(1 / alpha_bar - 1), 0.0))
+    times = (np.append(index, -1) + 1).astype(np.float32) / 1000
+    ours, process = (DPMpp2MSDE() if sde else DPMpp2M()), Process(Linear(), "v")
+    keys = sample_keys(jax.random.key(0), 0, SHAPE[0])
+    x = np.asarray(normal(fold_in(keys, 10**6), SHAPE[1:]))
+    theirs, mine, memory = torch.from_numpy(x.copy()), jnp.asarray(x), ours.init(jnp.asarray(x))
+
+    def denoise(x, t):
+        output = jnp.asarray(network(np.asarray(x), float(process.model_time(t))))
+        return process.to_prediction(output, x, t)
+
+    for i, step_index in enumerate(index):
+        step_keys = fold_in(keys, i)
+        noise = torch.from_numpy(np.array(normal(step_keys, SHAPE[1:])))
+        output = torch.from_numpy(network(theirs.numpy(), float(step_index)))
+        theirs = scheduler.step(
+            output, int(step_index), theirs, variance_noise=noise
+        ).prev_sample.float()
+        t, s = (jnp.asarray(v) for v in times[i : i + 2])
+        mine, memory = ours.step(process.schedule, denoise, step_keys, mine, memory, t, s)
+        gap = float(np.abs(np.asarray(mine) - theirs.numpy()).max())
+        assert gap < 1e-4 * float(theirs.abs().max()), i
