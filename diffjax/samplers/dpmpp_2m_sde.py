@@ -18,7 +18,7 @@ Memory = tuple[Images, Float[Array, ""]]
 
 @dataclasses.dataclass(frozen=True)
 class DPMpp2MSDE(Sampler):
-    """SDE-DPM-Solver++(2M) (Lu et al. 2022b, eq. 14), eta its share of noise as in k-diffusion.
+    """SDE-DPM-Solver++(2M) (Lu et al. 2022b), with eta the share of its noise as in k-diffusion.
 
     The last x0 and its half log-SNR are remembered. Raises UserError for eta below 0.
     """
