@@ -9,38 +9,41 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, UInt8
 
+from diffjax.errors import UserError
 from diffjax.guidance import clip_x0
 from diffjax.process import Process
 from diffjax.randomness import fold_in, normal, sample_keys
 from diffjax.report.images import to_uint8
-from diffjax.samplers.base import Sampler, sample, uniform_times
+from diffjax.samplers.base import Sampler, sample
+from diffjax.spacings.base import Spacing
 from diffjax.typing import Images, Keys, Params
 
 FILM_IMAGES, FILM_FRAMES = 25, 40  # a film of more is too large to send anyone
-Draw = Callable[[Params, Keys, Any], tuple[Images, Float[Array, "F N H W C"]]]
+Draw = Callable[[Params, Keys, Any, Float[Array, "T"]], tuple[Images, Float[Array, "F N H W C"]]]
 
 
 def make_draw(
-    model: nn.Module,
-    process: Process,
-    sampler: Sampler,
-    image_shape: tuple[int, int, int],
-    steps: int,
+    model: nn.Module, process: Process, sampler: Sampler, image_shape: tuple[int, int, int]
 ) -> Draw:
-    """A compiled (params, keys, labels) -> (images in [-1, 1], film of the first of them).
+    """A compiled (params, keys, labels, times) -> (images in [-1, 1], film of the first of them).
 
-    labels are the network's condition, or None. The predicted x0 is clipped to [-1, 1].
+    labels are the network's condition, or None. The predicted x0 is clipped to [-1, 1]. It compiles
+    once for each number of times, which `times_of` fills up to one number.
     """
-    times = uniform_times(steps)
+    sampler.check(process)
 
     @jax.jit
-    def draw(params: Params, keys: Keys, labels: Any) -> tuple[Images, Float[Array, "..."]]:
+    def draw(
+        params: Params, keys: Keys, labels: Any, times: Float[Array, "T"]
+    ) -> tuple[Images, Float[Array, "..."]]:
+        bound = process.bind(params)
         start, walk = fold_in(keys, 0), fold_in(keys, 1)
-        x = normal(start, image_shape)
-        denoise = clip_x0(process.denoiser(model.apply, params, labels), process.schedule)
+        _, sigma = bound.schedule.alpha_sigma(times[0])
+        x = sigma * normal(start, image_shape)
+        denoise = clip_x0(bound.denoiser(model.apply, params, labels), bound.schedule)
         return sample(
             sampler,
-            process.schedule,
+            bound.schedule,
             denoise,
             walk,
             x,
@@ -52,12 +55,27 @@ def make_draw(
     return draw
 
 
+def times_of(
+    process: Process, params: Params, spacing: Spacing, steps: int, most: int | None = None
+) -> Float[Array, "T"]:
+    """The spacing's times, filled up with zeros to those of `most` steps.
+
+    Raises UserError for more steps than that.
+    """
+    most = most or steps
+    if steps > most:
+        raise UserError(f"steps={steps}: this was compiled for up to {most}")
+    times = spacing.times(process.bind(params).schedule, steps)
+    return jnp.asarray(np.pad(times, (0, most - steps)))
+
+
 def generate(
     draw: Draw,
     params: Params,
     seed: int,
     num: int,
     batch_size: int,
+    times: Float[Array, "T"],
     labels: Int[np.ndarray, "N"] | None = None,
 ) -> tuple[UInt8[np.ndarray, "N H W C"], UInt8[np.ndarray, "F M H W C"]]:
     """`num` images as bytes, the same whatever the batch size, and the first batch's film.
@@ -72,7 +90,8 @@ def generate(
         chosen = None
         if labels is not None:
             chosen = jnp.asarray(labels[np.arange(first, first + batch_size) % num])
-        images, moments = draw(params, keys, chosen)
+        images, moments = draw(params, keys, chosen, times)
         made.append(to_uint8(jax.device_get(images)))
         films = films or [to_uint8(jax.device_get(moments))]
-    return np.concatenate(made)[:num], films[0]
+    shown = int(np.count_nonzero(np.diff(np.asarray(times))))
+    return np.concatenate(made)[:num], films[0][-shown:]

@@ -12,7 +12,8 @@ def clip_x0(denoise: Denoiser, schedule: Schedule, limit: float = 1.0) -> Denois
 
     def clipped(x: Images, t: Times) -> Prediction:
         alpha, sigma = (expand(c, x) for c in schedule.alpha_sigma(t))
-        x0 = jnp.clip(denoise(x, t).x0, -limit, limit)
-        return Prediction(x0, (x - alpha * x0) / sigma)
+        x0, _, fraction = denoise(x, t)
+        x0 = jnp.clip(x0, -limit, limit)
+        return Prediction(x0, (x - alpha * x0) / sigma, fraction)
 
     return clipped

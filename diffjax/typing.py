@@ -13,17 +13,22 @@ from jaxtyping import Float, Key, PyTree
 Images = Float[Array, "B H W C"]
 Times = Float[Array, ""] | Float[Array, "B"]
 Keys = Key[Array, "B"]
-Target = Literal["eps", "x0", "v"]
+Target = Literal["eps", "x0", "v", "velocity", "score", "edm"]
 Params = PyTree[Any]
 Apply = Callable[..., Any]  # a Linen module's: ({"params": ...}, x, t[, cond]) -> images
 Cond = PyTree[Any]  # leaves lead with B; None where nothing is conditioned on
 
 
 class Prediction(NamedTuple):
-    """What a network says of a noisy x, in both forms: x = alpha * x0 + sigma * eps."""
+    """What a network says of a noisy x, in both forms: x = alpha * x0 + sigma * eps.
+
+    `fraction` in [0, 1], where the network learns it, is where the variance of a step lies between
+    the logarithms of the posterior's (0) and of the forward step's (1).
+    """
 
     x0: Images
     eps: Images
+    fraction: Images | None = None
 
 
 @runtime_checkable

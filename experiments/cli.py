@@ -7,8 +7,11 @@ from types import ModuleType
 
 from absl import app, flags, logging
 
+import diffjax.spacings
 from diffjax import spec
 from diffjax.errors import UserError
+from diffjax.samplers.base import Sampler
+from diffjax.spacings.base import Spacing
 
 flags.disclaim_key_flags()  # what is defined here belongs to the program that asked for it
 
@@ -36,6 +39,11 @@ def define_spec(
     return flags.DEFINE(
         SpecParser(package), name, default, help_text, serializer=flags.ArgumentSerializer()
     )
+
+
+def spacing_of(text: str | None, sampler: Sampler) -> Spacing:
+    """The spacing that a flag names, or the sampler's own."""
+    return sampler.spacing if text is None else spec.build(text, diffjax.spacings)
 
 
 def run(main: Callable[[], None]) -> None:

@@ -13,10 +13,11 @@ from flax import linen as nn
 import diffjax.models
 import diffjax.samplers
 import diffjax.schedules
+import diffjax.spacings
 from diffjax import spec
 from diffjax.data import Records
 from diffjax.errors import UserError
-from diffjax.generate import generate, make_draw
+from diffjax.generate import generate, make_draw, times_of
 from diffjax.objectives.denoising import denoising_loss
 from diffjax.process import Process
 from diffjax.report.images import save_film, save_grid
@@ -37,13 +38,18 @@ MODEL = cli.define_spec(
     "the network; by default one of a million parameters, for a CPU",
 )
 SCHEDULE = cli.define_spec("schedule", "linear", diffjax.schedules, "the noise schedule")
-TARGET = flags.DEFINE_enum("target", "eps", ["eps", "x0", "v"], "what the network predicts")
+TARGET = flags.DEFINE_enum(
+    "target", "eps", list(typing.get_args(Target)), "what the network predicts"
+)
 # What is shown of it: free to change when the run is taken up again.
 SAMPLE_EVERY = flags.DEFINE_integer("sample_every", 1000, "steps to a picture", lower_bound=1)
 SAMPLER = cli.define_spec("sampler", "ddim", diffjax.samplers, "how the pictures are drawn")
 SAMPLE_STEPS = flags.DEFINE_integer("sample_steps", 50, "its steps", lower_bound=1)
+SPACING = cli.define_spec(
+    "spacing", None, diffjax.spacings, "its times; by default those it does best on"
+)
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 64, "images in a picture", lower_bound=1)
-OWN = (MODEL, SCHEDULE, TARGET, SAMPLE_EVERY, SAMPLER, SAMPLE_STEPS, NUM_SAMPLES)
+OWN = (MODEL, SCHEDULE, TARGET, SAMPLE_EVERY, SAMPLER, SAMPLE_STEPS, SPACING, NUM_SAMPLES)
 
 
 def main() -> None:
@@ -100,10 +106,12 @@ def make_picture(
     num = NUM_SAMPLES.value
     labels = None if config.num_classes is None else np.arange(num) % config.num_classes
     sampler = spec.build(SAMPLER.value, diffjax.samplers)
-    draw = make_draw(model, process, sampler, config.image_shape, SAMPLE_STEPS.value)
+    spacing = cli.spacing_of(SPACING.value, sampler)
+    draw = make_draw(model, process, sampler, config.image_shape)
 
     def picture(step: int, params: Params) -> None:
-        images, film = generate(draw, params, training.SEED.value, num, num, labels)
+        times = times_of(process, params, spacing, SAMPLE_STEPS.value)
+        images, film = generate(draw, params, training.SEED.value, num, num, times, labels)
         save_grid(run.samples / f"step_{step:08d}.png", images)
         save_film(run.film, film)
 

@@ -13,10 +13,11 @@ from jaxtyping import Float, Int, UInt8
 
 import diffjax.data
 import diffjax.samplers
+import diffjax.spacings
 from diffjax import spec
 from diffjax.data import Records, images
 from diffjax.errors import UserError
-from diffjax.generate import generate, make_draw
+from diffjax.generate import generate, make_draw, times_of
 from diffjax.metrics.frechet import frechet_distance
 from diffjax.metrics.judge import Opinion, agreement, class_shares, confidence, make_judge
 from diffjax.metrics.precision_recall import NEIGHBOURS, precision_recall
@@ -34,6 +35,9 @@ NUM = flags.DEFINE_integer(
 )
 STEPS = flags.DEFINE_integer("steps", 50, "sampling steps", lower_bound=1)
 SAMPLER = cli.define_spec("sampler", "ddim", diffjax.samplers, "how they are drawn")
+SPACING = cli.define_spec(
+    "spacing", None, diffjax.spacings, "its times; by default those the sampler does best on"
+)
 SEED = flags.DEFINE_integer("seed", 0, "all randomness", lower_bound=0)
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 100, "images at a time; changes memory and speed, not the images", lower_bound=1
@@ -122,9 +126,11 @@ def draw(
     """Images of the run, and the classes asked for in turn where it takes some."""
     config = trained.config
     sampler = spec.build(SAMPLER.value, diffjax.samplers)
-    drawer = make_draw(trained.model, trained.process, sampler, config.image_shape, STEPS.value)
+    drawer = make_draw(trained.model, trained.process, sampler, config.image_shape)
+    spacing = cli.spacing_of(SPACING.value, sampler)
+    times = times_of(trained.process, trained.params, spacing, STEPS.value)
     labels = None if config.num_classes is None else np.arange(num) % config.num_classes
-    drawn, _ = generate(drawer, trained.params, SEED.value, num, BATCH_SIZE.value, labels)
+    drawn, _ = generate(drawer, trained.params, SEED.value, num, BATCH_SIZE.value, times, labels)
     return drawn, labels
 
 
@@ -180,6 +186,7 @@ def settings(trained: Trained, judge: Judge, num: int) -> dict[str, Any]:
         "num": num,
         "step": trained.step,
         "sampler": SAMPLER.value,
+        "spacing": SPACING.value,
         "steps": STEPS.value,
         "seed": SEED.value,
         "judge": JUDGE.value,

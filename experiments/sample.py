@@ -9,9 +9,10 @@ import numpy as np
 from absl import flags
 
 import diffjax.samplers
+import diffjax.spacings
 from diffjax import spec
 from diffjax.errors import UserError
-from diffjax.generate import generate, make_draw
+from diffjax.generate import generate, make_draw, times_of
 from diffjax.report.images import save_film, save_grid
 from diffjax.trained import load
 from experiments import cli
@@ -20,6 +21,9 @@ RUN = flags.DEFINE_string("run", None, "the run's folder", required=True)
 NUM = flags.DEFINE_integer("num", 64, "images to draw", lower_bound=1)
 STEPS = flags.DEFINE_integer("steps", 50, "sampling steps", lower_bound=1)
 SAMPLER = cli.define_spec("sampler", "ddim(eta=0)", diffjax.samplers, "how they are drawn")
+SPACING = cli.define_spec(
+    "spacing", None, diffjax.spacings, "its times; by default those the sampler does best on"
+)
 SEED = flags.DEFINE_integer("seed", 0, "all randomness", lower_bound=0)
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 64, "images at a time; changes memory and speed, not the images", lower_bound=1
@@ -34,16 +38,15 @@ def main() -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write --out={out}: {error.strerror}") from error
-    draw = make_draw(
-        trained.model,
-        trained.process,
-        spec.build(SAMPLER.value, diffjax.samplers),
-        trained.config.image_shape,
-        STEPS.value,
-    )
+    sampler = spec.build(SAMPLER.value, diffjax.samplers)
+    spacing = cli.spacing_of(SPACING.value, sampler)
+    draw = make_draw(trained.model, trained.process, sampler, trained.config.image_shape)
+    times = times_of(trained.process, trained.params, spacing, STEPS.value)
     classes = trained.config.num_classes
     labels = None if classes is None else np.arange(NUM.value) % classes
-    images, film = generate(draw, trained.params, SEED.value, NUM.value, BATCH_SIZE.value, labels)
+    images, film = generate(
+        draw, trained.params, SEED.value, NUM.value, BATCH_SIZE.value, times, labels
+    )
     np.savez_compressed(out / "samples.npz", images=images)
     save_grid(out / "grid.png", images)
     save_film(out / "trajectory.gif", film)

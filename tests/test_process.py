@@ -56,7 +56,7 @@ def test_targets_round_trip(schedule, target):
     """What the network should say of q_sample(x0, eps, t) is read back as x0 and eps."""
     process = Process(schedule, target)
     x = process.q_sample(X0, EPS, TIMES)
-    x0, eps = process.to_prediction(process.target_of(X0, EPS, TIMES), x, TIMES)
+    x0, eps, _ = process.to_prediction(process.target_of(X0, EPS, TIMES), x, TIMES)
     # At t = 1 an eps tells little of x0, nor an x0 of eps at the first step: errors divide by it.
     alpha, sigma = (np.asarray(c).reshape(3, 1, 1, 1) for c in schedule.alpha_sigma(TIMES))
     assert np.all(np.abs(x0 - X0) * (alpha if target == "eps" else 1) < 2e-6)
@@ -68,7 +68,7 @@ def test_every_prediction_adds_up_to_x(t, target):
     """x = alpha x0 + sigma eps holds whatever the network says."""
     process = Process(Cosine(), target)
     time = jnp.asarray(t, jnp.float32)
-    x0, eps = process.to_prediction(X0, EPS, time)
+    x0, eps, _ = process.to_prediction(X0, EPS, time)
     alpha, sigma = process.schedule.alpha_sigma(time)
     scale = 1 + float(jnp.max(jnp.abs(alpha * x0)) + jnp.max(jnp.abs(sigma * eps)))
     assert float(jnp.max(jnp.abs(alpha * x0 + sigma * eps - EPS))) < 1e-6 * scale

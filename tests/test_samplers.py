@@ -11,16 +11,21 @@ import diffjax.samplers
 from diffjax import spec
 from diffjax.errors import UserError
 from diffjax.randomness import normal, sample_keys
-from diffjax.samplers.base import Sampler, sample, uniform_times
+from diffjax.samplers.base import Sampler, sample
 from diffjax.samplers.ddim import DDIM
 from diffjax.samplers.ddpm import DDPM
 from diffjax.schedules.cosine import Cosine
 from diffjax.schedules.linear import Linear
+from diffjax.spacings.trailing import Trailing
 
 NAMES = spec.names(diffjax.samplers)
 EVERY = [spec.build(name, diffjax.samplers) for name in NAMES]
 STOCHASTIC = [s for s in EVERY if s.order == 0] + [DDPM("large"), DDIM(eta=1.0), DDIM(eta=0.5)]
 SHAPE = (4, 4, 1)
+
+
+def even(steps):
+    return jnp.asarray(Trailing().times(Linear(), steps))
 
 
 def walk(sampler, schedule, steps, count=2, seed=0, **options):
@@ -29,7 +34,7 @@ def walk(sampler, schedule, steps, count=2, seed=0, **options):
     oracle = Gaussian(schedule)
     out, film = jax.jit(
         lambda keys, x, times: sample(sampler, schedule, oracle.denoise, keys, x, times, **options)
-    )(keys, x, uniform_times(steps))
+    )(keys, x, even(steps))
     return x, out, film
 
 
@@ -119,9 +124,7 @@ def test_an_image_does_not_depend_on_its_batch(sampler):
     _, whole, _ = walk(sampler, Linear(), 10, count=6)
     oracle = Gaussian(Linear())
     keys = sample_keys(jax.random.key(0), 4, 2)
-    part, _ = sample(
-        sampler, Linear(), oracle.denoise, keys, normal(keys, SHAPE), uniform_times(10)
-    )
+    part, _ = sample(sampler, Linear(), oracle.denoise, keys, normal(keys, SHAPE), even(10))
     np.testing.assert_allclose(part, whole[4:], atol=1e-6)
 
 
@@ -133,17 +136,9 @@ def test_the_reverse_process_is_one_scan(sampler):
         return sample(sampler, Linear(), Gaussian(Linear()).denoise, keys, x, times)
 
     keys = sample_keys(jax.random.key(0), 0, 2)
-    programs = [
-        jax.make_jaxpr(reverse)(keys, normal(keys, SHAPE), uniform_times(n)) for n in (2, 500)
-    ]
+    programs = [jax.make_jaxpr(reverse)(keys, normal(keys, SHAPE), even(n)) for n in (2, 500)]
     assert [str(p).count("scan[") for p in programs] == [1, 1]
     assert len(str(programs[0])) - len(str(programs[1])) < 50
-
-
-def test_uniform_times():
-    np.testing.assert_allclose(uniform_times(4), [1, 0.75, 0.5, 0.25, 0])
-    with pytest.raises(UserError, match="at least one"):
-        uniform_times(0)
 
 
 def test_refusals():

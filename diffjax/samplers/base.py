@@ -6,9 +6,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from diffjax.errors import UserError
+from diffjax.process import Process
 from diffjax.randomness import fold_in
 from diffjax.schedules.base import Schedule
+from diffjax.spacings.base import Spacing
+from diffjax.spacings.trailing import Trailing
 from diffjax.typing import Denoiser, Images, Keys, Times
 
 
@@ -19,6 +21,19 @@ class Sampler(Protocol):
     @property
     def order(self) -> int:
         """The order of the error in the step size; 0 where noise is drawn."""
+
+    @property
+    def spacing(self) -> Spacing:
+        """The times it does best on."""
+        return Trailing()
+
+    def nfe(self, steps: int) -> int:
+        """How often it calls the denoiser in `steps` steps that end at t = 0."""
+        return steps
+
+    def check(self, process: Process) -> None:
+        """Raises UserError, naming what would do, for a process that it cannot serve."""
+        return
 
     def init(self, x: Images) -> Any:
         """What a multistep method remembers before the first step; nothing, unless overridden."""
@@ -37,16 +52,6 @@ class Sampler(Protocol):
         """x and the memory at time s; `keys` are for this step's noise."""
 
 
-def uniform_times(steps: int) -> Float[Array, "T"]:
-    """steps + 1 times from 1 down to 0, evenly spaced ("trailing": Lin et al. 2024, section 3.3).
-
-    Raises UserError for steps < 1.
-    """
-    if steps < 1:
-        raise UserError(f"steps={steps}: take at least one sampling step")
-    return jnp.arange(steps, -1, -1, dtype=jnp.float32) / steps
-
-
 def sample(
     sampler: Sampler,
     schedule: Schedule,
@@ -58,20 +63,30 @@ def sample(
     frames: int = 1,
     watched: int = 0,
 ) -> tuple[Images, Float[Array, "F N H W C"]]:
-    """Walks x down `times` (falling, in [0, 1]); also a film of the first `watched` images.
+    """Walks x down `times` (in [0, 1]); also a film of the first `watched` images.
 
-    The film holds at most `frames` evenly spaced moments, the last of them the result.
+    A step between two equal times does nothing and calls nothing: so one compilation serves fewer
+    steps than it was made for, once their times are filled up with zeros. The film holds `frames`
+    evenly spaced moments, the last of them the result; fewer steps than that fill the last ones.
     """
-    count = times.shape[0] - 1
-    frames = min(frames, count)
+    steps = times.shape[0] - 1
+    frames = min(frames, steps)
     film = jnp.zeros((frames, watched, *x.shape[1:]), x.dtype)
+    taken = jnp.cumsum(times[:-1] != times[1:])
+    count = taken[-1]
 
     def body(carry: Any, at: Any) -> tuple[Any, None]:
-        x, memory, film = carry
         i, t, s = at
-        x, memory = sampler.step(schedule, denoise, fold_in(keys, i), x, memory, t, s)
-        return (x, memory, film.at[i * frames // count].set(x[:watched])), None
+
+        def walk(carry: Any) -> Any:
+            x, memory, film = carry
+            x, memory = sampler.step(schedule, denoise, fold_in(keys, i), x, memory, t, s)
+            # The k-th of n steps is the frame k frames / n, counted from the end.
+            frame = frames - 1 - (count - 1 - i) * frames // jnp.maximum(count, frames)
+            return x, memory, film.at[frame].set(x[:watched])
+
+        return lax.cond(t != s, walk, lambda carry: carry, carry), None
 
     start = (x, sampler.init(x), film)
-    (x, _, film), _ = lax.scan(body, start, (jnp.arange(count), times[:-1], times[1:]))
+    (x, _, film), _ = lax.scan(body, start, (taken - 1, times[:-1], times[1:]))
     return x, film

@@ -40,7 +40,7 @@ class DDIM(Sampler):
         t: Times,
         s: Times,
     ) -> tuple[Images, tuple[()]]:
-        x0, eps = denoise(x, t)
+        x0, eps, _ = denoise(x, t)
         alpha_s, sigma_s = schedule.alpha_sigma(s)
         gap = -jnp.expm1(schedule.log_snr(t) - schedule.log_snr(s))
         # sigma_s² - std², written so that it cannot fall below zero.

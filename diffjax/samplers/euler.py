@@ -30,6 +30,6 @@ class Euler(Sampler):
         t: Times,
         s: Times,
     ) -> tuple[Images, tuple[()]]:
-        x0, eps = denoise(x, t)
+        x0, eps, _ = denoise(x, t)
         alpha, sigma = schedule.alpha_sigma(s)
         return alpha * x0 + sigma * eps, memory

@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import functools
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,28 +12,64 @@ from jaxtyping import Array, Float, Float64
 
 from diffjax.errors import UserError
 
+# log-SNR of what is called no signal: alpha is 2e-9, which float32 cannot tell from 0 beside 1.
+NO_SIGNAL = -40.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Schedule(abc.ABC):
-    """A variance-preserving noise schedule, given by its log-SNR.
+    """A noise schedule, given by its log-SNR; variance-preserving unless it says otherwise.
 
     `steps` is the number of training steps T: DDPM's index i is t = (i + 1) / T.
     """
 
     steps: int = 1000
 
+    variance_preserving: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise UserError(f"steps={self.steps}: a schedule has at least one step")
 
+    @property
+    def zero_terminal(self) -> bool:
+        """Whether nothing of the image is left at t = 1, so that its x0 cannot be told from eps."""
+        return False
+
     @abc.abstractmethod
     def log_snr(self, t: Float[Array, "*n"]) -> Float[Array, "*n"]:
-        """log(alpha² / sigma²) at t in [0, 1], falling from +inf (Kingma et al. 2021, eq. 2)."""
+        """log(alpha² / sigma²) at t in [0, 1], falling from +inf (Kingma et al. 2021, eq. 2).
+
+        Finite for t > 0: where there is no signal at all it ends at NO_SIGNAL.
+        """
 
     def alpha_sigma(self, t: Float[Array, "*n"]) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
-        """The marginal's coefficients at t: x = alpha x0 + sigma eps, alpha² + sigma² = 1."""
+        """The marginal's coefficients at t: x = alpha x0 + sigma eps, here alpha² + sigma² = 1."""
         log_snr = self.log_snr(t)
         return jnp.sqrt(jax.nn.sigmoid(log_snr)), jnp.sqrt(jax.nn.sigmoid(-log_snr))
+
+    def sigma_ve(self, t: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        """sigma / alpha, the noise of x over alpha: EDM's sigma (Karras et al. 2022)."""
+        return jnp.exp(-self.log_snr(t) / 2)
+
+    def noise_range(self) -> tuple[float, float]:
+        """sigma / alpha after the first training step, and at t = 1."""
+        ends = self.sigma_ve(jnp.asarray([1 / self.steps, 1.0]))
+        return float(ends[0]), float(ends[1])
+
+    def time_at(self, sigma_ve: Any) -> Float64[np.ndarray, "*n"]:
+        """The time in [0, 1] at which sigma / alpha is `sigma_ve`, by bisection to 2e-9."""
+        wanted = np.asarray(sigma_ve, np.float64)
+        low, high = np.zeros_like(wanted), np.ones_like(wanted)
+        for _ in range(29):
+            middle = (low + high) / 2
+            below = np.asarray(self.sigma_ve(jnp.asarray(middle, jnp.float32))) < wanted
+            low, high = np.where(below, middle, low), np.where(below, high, middle)
+        return high
+
+    def bind(self, params: Any) -> "Schedule":
+        """The schedule that learnt `params` describe; itself, where nothing is learnt."""
+        return self
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +78,14 @@ class Discrete(Schedule):
 
     @abc.abstractmethod
     def betas(self) -> Float64[np.ndarray, "T"]:
-        """The variance that each step adds, in (0, 1)."""
+        """The variance that each step adds, in (0, 1); a last one of 1 leaves no signal."""
 
     @functools.cached_property
     def log_snr_table(self) -> Float64[np.ndarray, "T"]:
         """log-SNR after each step, in float64: a float32 product loses 1.7e-4 of 1 - alpha_bar."""
-        log_alpha_bar = np.cumsum(np.log1p(-self.betas()))
-        return log_alpha_bar - np.log(-np.expm1(log_alpha_bar))
+        with np.errstate(divide="ignore"):
+            log_alpha_bar = np.cumsum(np.log1p(-self.betas()))
+        return np.maximum(log_alpha_bar - np.log(-np.expm1(log_alpha_bar)), NO_SIGNAL)
 
     def log_snr(self, t: Float[Array, "*n"]) -> Float[Array, "*n"]:
         table = jnp.asarray(self.log_snr_table, jnp.float32)

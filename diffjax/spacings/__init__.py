@@ -1,0 +1,1 @@
+"""Which times a sampler visits, one way a file: falling from noise to 0."""

@@ -1,0 +1,35 @@
+"""What a spacing is."""
+
+import abc
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from diffjax.errors import UserError
+from diffjax.schedules.base import Schedule
+
+# EDM's largest noise (Karras et al. 2022, table 1): of what lies above, an image keeps no trace.
+MOST_NOISE = 80.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Spacing(abc.ABC):
+    """The times of a number of steps."""
+
+    @abc.abstractmethod
+    def starts(self, schedule: Schedule, steps: int) -> Float64[np.ndarray, "{steps}"]:
+        """The time, in (0, 1] and falling, at which each step begins."""
+
+    def times(self, schedule: Schedule, steps: int) -> Float32[np.ndarray, "T"]:
+        """The times a sampler visits: `steps` that fall from at most 1, and 0.
+
+        Raises UserError for steps < 1, and where two of the times are one.
+        """
+        if steps < 1:
+            raise UserError(f"steps={steps}: take at least one sampling step")
+        times = np.append(self.starts(schedule, steps), 0).astype(np.float32)
+        if not (np.diff(times) < 0).all():
+            name = type(self).__name__.lower()
+            raise UserError(f"steps={steps}: spacing {name} has fewer different times here")
+        return times
