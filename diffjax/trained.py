@@ -91,6 +91,23 @@ def load_judge(folder: str | os.PathLike[str]) -> Judge:
     return Judge(config, model, step, params)
 
 
+def check_fit(trained: Trained, judge: Judge) -> None:
+    """Raises UserError for a judge of other images, or of other classes where the run has some."""
+    shapes = trained.config.image_shape, judge.config.image_shape
+    if shapes[0] != shapes[1]:
+        drawn, known = ("x".join(map(str, shape)) for shape in shapes)
+        raise UserError(
+            f"the run draws images of {drawn} and the judge knows {known}: "
+            "train a judge with the run's --dataset and --image_size"
+        )
+    classes = trained.config.num_classes, judge.config.num_classes
+    if classes[0] not in (None, classes[1]):
+        raise UserError(
+            f"the run has {classes[0]} classes and the judge {classes[1]}: "
+            "train a judge with the run's --dataset"
+        )
+
+
 def _newest(run: RunFolder, init: Callable[[Any], Params]) -> tuple[int, Params]:
     """Step and EMA weights of the newest sound checkpoint, of the shapes that `init` makes."""
     params = jax.eval_shape(init, jax.random.key(0))

@@ -41,6 +41,14 @@ def define_spec(
     )
 
 
+def define_specs(
+    name: str, package: ModuleType, help_text: str
+) -> flags.FlagHolder[list[str] | None]:
+    """A flag that may be given more than once and holds specs of `package`; None by default."""
+    serializer: flags.ArgumentSerializer[str] = flags.ArgumentSerializer()
+    return flags.DEFINE_multi(SpecParser(package), serializer, name, None, help_text)
+
+
 def spacing_of(text: str | None, sampler: Sampler) -> Spacing:
     """The spacing that a flag names, or the sampler's own."""
     return sampler.spacing if text is None else spec.build(text, diffjax.spacings)

@@ -1,0 +1,199 @@
+"""Samplers by network evaluations, Fréchet distance and seconds, for a trained run.
+
+python -m experiments.benchmark samplers --run=DIR --judge=DIR2
+"""
+
+import json
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from jaxtyping import Array, Float, UInt8
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+import diffjax.samplers
+from diffjax import spec
+from diffjax.data import images
+from diffjax.errors import UserError
+from diffjax.generate import Draw, generate, make_draw, times_of
+from diffjax.metrics.frechet import frechet_distance
+from diffjax.metrics.judge import make_judge
+from diffjax.report.environment import environment
+from diffjax.report.images import write_whole
+from diffjax.samplers.base import Sampler
+from diffjax.samplers.ddpm import DDPM
+from diffjax.trained import Judge, Trained, check_fit, load, load_judge
+from experiments import cli
+
+RUN = flags.DEFINE_string("run", None, "the folder of the run that draws", required=True)
+JUDGE = flags.DEFINE_string(
+    "judge", None, "the folder of a run of experiments.classifier", required=True
+)
+SAMPLER = cli.define_specs(
+    "sampler", diffjax.samplers, "what is measured, give it as often as is wanted; by default each"
+)
+NFE = flags.DEFINE_multi_integer(
+    "nfe", [5, 10, 20, 50], "network evaluations an image; give it as often as numbers are wanted",
+    lower_bound=1,
+)  # fmt: skip
+NUM = flags.DEFINE_integer("num", 500, "images a measurement", lower_bound=2)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "images at a time", lower_bound=1)
+REFERENCE_STEPS = flags.DEFINE_integer(
+    "reference_steps", 1000, "DDPM's steps to what distances are measured from", lower_bound=1
+)
+SEED = flags.DEFINE_integer("seed", 0, "all randomness", lower_bound=0)
+OUT = flags.DEFINE_string("out", None, "the folder to write; by default RUN/benchmark")
+
+
+class Row(NamedTuple):
+    """One sampler at one number of steps."""
+
+    sampler: str
+    nfe: int
+    steps: int
+    frechet: float
+    seconds: float  # an image, compilation aside
+
+
+def main() -> None:
+    trained, judge = load(RUN.value), load_judge(JUDGE.value)
+    check_fit(trained, judge)
+    out = pathlib.Path(OUT.value or pathlib.Path(RUN.value) / "benchmark")
+    out.mkdir(parents=True, exist_ok=True)
+    rows, floor = measure(trained, judge)
+    values = {
+        "num": NUM.value,
+        "step": trained.step,
+        "reference": f"ddpm, {REFERENCE_STEPS.value} steps",
+        "floor": floor,
+        "batch_size": BATCH_SIZE.value,
+        "environment": environment(),
+        "rows": [row._asdict() for row in rows],
+    }
+    text = json.dumps(values, indent=2) + "\n"
+    write_whole(out / "samplers.json", lambda part: part.write_text(text))
+    write_whole(out / "samplers.png", lambda part: plot(rows, floor).savefig(part, format="png"))
+    print(table(rows, floor))
+    print(f"{NUM.value} images of step {trained.step} each, in {out}")
+
+
+def measure(trained: Trained, judge: Judge) -> tuple[list[Row], float]:
+    """All rows, and the distance of two references, which is the least there is to see."""
+    look = make_judge(judge.model.apply, BATCH_SIZE.value)
+    samplers = chosen(trained)
+    work = 2 * REFERENCE_STEPS.value + len(samplers) * sum(NFE.value)
+    with tqdm(total=work * NUM.value, unit="nfe", unit_scale=True, disable=None) as bar:
+
+        def features(sampler: Sampler, draw: Draw, steps: int, most: int, seed: int) -> Any:
+            times = times_of(trained.process, trained.params, sampler.spacing, steps, most)
+            drawn, seconds = timed(trained, draw, times, seed)
+            bar.update(sampler.nfe(steps) * NUM.value)
+            return look(judge.params, as_floats(drawn)).features, seconds
+
+        ancestral = DDPM()
+        draw = make_draw(trained.model, trained.process, ancestral, trained.config.image_shape)
+        most = REFERENCE_STEPS.value
+        reference, other = (
+            features(ancestral, draw, most, most, SEED.value + i)[0] for i in (0, 1)
+        )
+        rows = []
+        for name, sampler in samplers.items():
+            draw = make_draw(trained.model, trained.process, sampler, trained.config.image_shape)
+            most = max(NFE.value)
+            for nfe, steps in affordable(sampler):
+                seen, seconds = features(sampler, draw, steps, most, SEED.value + 2)
+                distance = frechet_distance(seen, reference)
+                rows.append(Row(name, nfe, steps, distance, seconds / NUM.value))
+    return rows, frechet_distance(other, reference)
+
+
+def chosen(trained: Trained) -> dict[str, Sampler]:
+    """The samplers that are asked for, or every one that can serve the run with its defaults.
+
+    Raises UserError for one asked for that cannot.
+    """
+    wanted = SAMPLER.value or spec.names(diffjax.samplers)
+    found = {}
+    for text in wanted:
+        sampler = spec.build(text, diffjax.samplers)
+        try:
+            sampler.check(trained.process)
+        except UserError:
+            if SAMPLER.value:
+                raise
+            continue
+        found[text] = sampler
+    return found
+
+
+def affordable(sampler: Sampler) -> Iterator[tuple[int, int]]:
+    """Each number of evaluations and the most steps it pays for, where it pays for one."""
+    for nfe in NFE.value:
+        steps = max((n for n in range(1, nfe + 1) if sampler.nfe(n) <= nfe), default=0)
+        if steps:
+            yield sampler.nfe(steps), steps
+
+
+def timed(
+    trained: Trained, draw: Draw, times: Float[Array, "T"], seed: int
+) -> tuple[UInt8[np.ndarray, "N H W C"], float]:
+    """Drawn images, and the seconds that they took once the program was compiled."""
+    classes = trained.config.num_classes
+    labels = None if classes is None else np.arange(NUM.value) % classes
+    batch = min(BATCH_SIZE.value, NUM.value)
+
+    def drawn(count: int, times: Float[Array, "T"]) -> UInt8[np.ndarray, "N H W C"]:
+        return generate(draw, trained.params, seed, count, batch, times, labels)[0]
+
+    drawn(batch, jnp.zeros_like(times))  # compiles, and takes no step
+    start = time.perf_counter()
+    made = drawn(NUM.value, times)
+    return made, time.perf_counter() - start
+
+
+def as_floats(drawn: UInt8[np.ndarray, "N H W C"]) -> Float[np.ndarray, "N H W C"]:
+    """Drawn images in the form in which a judge's training set is read."""
+    return np.stack([images.from_array(image, image.shape) for image in drawn])
+
+
+def table(rows: list[Row], floor: float) -> str:
+    """The rows in text, the nearest of each number of evaluations marked."""
+    lines = [f"{'sampler':<22}{'nfe':>5}{'steps':>7}{'Fréchet':>10}{'ms/image':>10}"]
+    for row in rows:
+        best = row.frechet == min(r.frechet for r in rows if r.nfe == row.nfe)
+        lines.append(
+            f"{row.sampler:<22}{row.nfe:>5}{row.steps:>7}{row.frechet:>10.2f}"
+            f"{1000 * row.seconds:>10.2f}{'  *' if best else ''}"
+        )
+    lines.append(
+        f"two sets of {REFERENCE_STEPS.value} DDPM steps: {floor:.2f}; * nearest of its nfe"
+    )
+    return "\n".join(lines)
+
+
+def plot(rows: list[Row], floor: float) -> Figure:
+    """Fréchet distance against evaluations and against seconds, a line a sampler."""
+    figure = Figure(figsize=(11, 5.5), dpi=120, layout="constrained")
+    by_nfe, by_time = figure.subplots(1, 2, sharey=True)
+    for i, name in enumerate(dict.fromkeys(row.sampler for row in rows)):
+        own = [row for row in rows if row.sampler == name]
+        style = {
+            "marker": "os^vDPX*"[i % 8],
+            "ls": ("-", "--", ":")[i // 10],
+            "color": f"C{i % 10}",
+        }
+        distances = [row.frechet for row in own]
+        by_nfe.plot([row.nfe for row in own], distances, label=name, **style)
+        by_time.plot([1000 * row.seconds for row in own], distances, **style)
+    for axes, label in ((by_nfe, "network evaluations"), (by_time, "milliseconds an image")):
+        axes.axhline(floor, color="grey", lw=1)
+        axes.set(xscale="log", yscale="log", xlabel=label)
+        axes.grid(alpha=0.3, which="both")
+    by_nfe.set_ylabel(f"Fréchet distance to {REFERENCE_STEPS.value} DDPM steps")
+    figure.legend(loc="outside right upper", fontsize=9)
+    return figure
