@@ -1,7 +1,7 @@
 """The forward process and the one hub through which every network output becomes a prediction."""
 
 import dataclasses
-from typing import Any
+from typing import Any, get_args
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -27,6 +27,7 @@ class Process:
     `edm`, Karras et al.'s F (2022, eq. 7), which takes the images' standard deviation `sigma_data`.
     With learned_variance the network has twice the channels: the second half tells each step's
     variance (Nichol & Dhariwal 2021, eq. 15).
+    A consistent process is a consistency model's: see `to_first`.
 
     Raises UserError where the schedule and the target do not go together.
     """
@@ -35,26 +36,29 @@ class Process:
     target: Target = "eps"
     sigma_data: float = 0.5
     learned_variance: bool = False
+    consistent: bool = False
 
     def __post_init__(self) -> None:
-        name = type(self.schedule).__name__
-        if self.target in ("eps", "score") and self.schedule.zero_terminal:
-            raise UserError(
-                f"target {self.target} says nothing of the image at t = 1, where {name} leaves "
-                "pure noise: choose " + ("velocity, " if self._flows else "v, ") + "x0 or edm"
-            )
-        if self.target == "v" and not self.schedule.variance_preserving:
-            raise UserError(
-                f"target v needs a variance-preserving schedule, which {name} is not: "
-                "choose " + ("velocity, x0 or edm" if self._flows else "eps, x0, score or edm")
-            )
-        if self.target == "velocity" and not self._flows:
-            raise UserError(
-                f"target velocity needs schedule flow, not {name}: choose eps, x0, score, edm"
-                + (" or v" if self.schedule.variance_preserving else "")
-            )
+        refusal = self._refusal(self.target)
+        if refusal:
+            legal = [t for t in get_args(Target) if not self._refusal(t)]
+            raise UserError(f"{refusal}: choose {', '.join(legal[:-1])} or {legal[-1]}")
         if not self.sigma_data > 0:
             raise UserError(f"sigma_data={self.sigma_data}: choose a number above 0")
+
+    def _refusal(self, target: Target) -> str:
+        """Why the target does not go with the schedule; nothing, where it does."""
+        name = type(self.schedule).__name__
+        if target in ("eps", "score") and self.schedule.zero_terminal:
+            return (
+                f"target {target} says nothing of the image at t = 1, where {name} leaves "
+                "pure noise"
+            )
+        if target == "v" and not self.schedule.variance_preserving:
+            return f"target v needs a variance-preserving schedule, which {name} is not"
+        if target == "velocity" and not self._flows:
+            return f"target velocity needs schedule flow, not {name}"
+        return ""
 
     @property
     def _flows(self) -> bool:
@@ -83,8 +87,11 @@ class Process:
                 scale = jnp.sqrt(sigma**2 + (alpha * self.sigma_data) ** 2)
                 return (sigma * x0 - alpha * self.sigma_data**2 * eps) / (scale * self.sigma_data)
 
-    def to_prediction(self, output: Images, x: Images, t: Times) -> Prediction:
-        """The network's output for x at time t in (0, 1], as both x0 and eps."""
+    def to_prediction(self, output: Float[Array, "B H W D"], x: Images, t: Times) -> Prediction:
+        """The network's output for x at time t in (0, 1], as both x0 and eps.
+
+        D is the images' C, and 2 C where the network learns the variance.
+        """
         fraction = None
         if self.learned_variance:
             output, raw = jnp.split(output, 2, axis=-1)
@@ -130,9 +137,23 @@ class Process:
             times = jnp.broadcast_to(self.model_time(t), x.shape[:1])
             extra: tuple[Any, ...] = () if cond is None else (cond,)
             output = apply({"params": params}, self.model_input(x, t), times, *extra)
-            return self.to_prediction(output, x, t)
+            prediction = self.to_prediction(output, x, t)
+            return self.to_first(prediction, t) if self.consistent else prediction
 
         return denoise
+
+    def to_first(self, prediction: Prediction, t: Times) -> Prediction:
+        """A consistency model's f(x, t) as x0: where x lies, over alpha, at the first step's time.
+
+        f = c_skip x / alpha + c_out x0 (Song et al. 2023, section 3), c_out = 1 - c_skip. c_skip is
+        the first time's sigma / alpha over that of t, in (0, 1]: f is a DDIM step to the first
+        time, and at that time, whatever the network says, it is x / alpha.
+        """
+        first, now = (self.schedule.sigma_ve(jnp.asarray(c)) for c in (1 / self.schedule.steps, t))
+        x0, eps, fraction = prediction
+        # x / alpha = x0 + sigma / alpha eps, where nothing is divided by an alpha of 0.
+        near = expand(jnp.minimum(first, now), x0)
+        return Prediction(x0 + near * eps, (1 - near / expand(now, x0)) * eps, fraction)
 
     def bind(self, params: Params) -> "Process":
         """The process with a learnt schedule's parameters; itself, where none is learnt."""

@@ -1,21 +1,54 @@
 """The forward process against the Markov chain it sums up, and Bayes' rule."""
 
+import re
+from typing import get_args
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import linear_betas
+from oracles import Gaussian, Mixture, linear_betas
 
+from diffjax.errors import UserError
 from diffjax.guidance import clip_x0
 from diffjax.process import Process, posterior
+from diffjax.randomness import normal, sample_keys
+from diffjax.samplers.base import sample
+from diffjax.samplers.ddim import DDIM
 from diffjax.schedules.cosine import Cosine
+from diffjax.schedules.edm import EDM
+from diffjax.schedules.flow import Flow
+from diffjax.schedules.laplace import Laplace
 from diffjax.schedules.linear import Linear
-from diffjax.typing import Prediction
+from diffjax.schedules.monotone import Monotone
+from diffjax.schedules.scaled_linear import ScaledLinear
+from diffjax.schedules.shifted_cosine import ShiftedCosine
+from diffjax.schedules.sigmoid import Sigmoid
+from diffjax.schedules.variance_exploding import VarianceExploding
+from diffjax.spacings.trailing import Trailing
+from diffjax.typing import Prediction, Target
 
 RNG = np.random.default_rng(0)
 X0, EPS = (jnp.asarray(RNG.uniform(-1, 1, (3, 4, 4, 2)), jnp.float32) for _ in range(2))
 TIMES = jnp.asarray([0.001, 0.4, 1.0])
+
+LEGAL = {
+    **dict.fromkeys(
+        [Linear(), ScaledLinear(), Cosine(), Sigmoid(), ShiftedCosine(), Monotone()],
+        ("eps", "x0", "v", "score", "edm"),
+    ),
+    **dict.fromkeys(
+        [Linear(zero_terminal_snr=True), Cosine(zero_terminal_snr=True), Laplace()],
+        ("x0", "v", "edm"),
+    ),
+    **dict.fromkeys([EDM(), VarianceExploding()], ("eps", "x0", "score", "edm")),
+    **dict.fromkeys([Flow(), Flow(shift=3.0)], ("x0", "velocity", "edm")),
+}
+PAIRS = [(schedule, target) for schedule in LEGAL for target in get_args(Target)]
+GOOD = [(schedule, target) for schedule, target in PAIRS if target in LEGAL[schedule]]
+BAD = [pair for pair in PAIRS if pair not in GOOD]
 
 
 def test_forward_moments_are_the_chains():
@@ -50,28 +83,161 @@ def test_posterior_is_bayes(index):
     np.testing.assert_allclose(got_variance, variance, rtol=1e-4)
 
 
-@pytest.mark.parametrize("schedule", [Linear(), Cosine()])
-@pytest.mark.parametrize("target", ["eps", "x0", "v"])
-def test_targets_round_trip(schedule, target):
+def worst(gap, size):
+    """The largest of |gap|, an image at a time, over what its size lets one expect."""
+    return float(np.max(np.abs(np.asarray(gap)) / np.asarray(size)))
+
+
+def columns(schedule, t, x):
+    """alpha and sigma in float64, ready to broadcast over x."""
+    return (np.asarray(c, np.float64).reshape(-1, 1, 1, 1) for c in schedule.alpha_sigma(t))
+
+
+times = st.one_of(st.sampled_from([1e-3, 1.0]), st.floats(1e-3, 1.0))
+
+
+@pytest.mark.parametrize(("schedule", "target"), GOOD)
+@settings(max_examples=6)
+@given(st.lists(times, min_size=3, max_size=3), st.booleans())
+def test_every_legal_pair_round_trips(schedule, target, t, together):
     """What the network should say of q_sample(x0, eps, t) is read back as x0 and eps."""
     process = Process(schedule, target)
-    x = process.q_sample(X0, EPS, TIMES)
-    x0, eps, _ = process.to_prediction(process.target_of(X0, EPS, TIMES), x, TIMES)
-    # At t = 1 an eps tells little of x0, nor an x0 of eps at the first step: errors divide by it.
-    alpha, sigma = (np.asarray(c).reshape(3, 1, 1, 1) for c in schedule.alpha_sigma(TIMES))
-    assert np.all(np.abs(x0 - X0) * (alpha if target == "eps" else 1) < 2e-6)
-    assert np.all(np.abs(eps - EPS) * (sigma if target == "x0" else 1) < 2e-6)
+    t = jnp.asarray(t[0] if together else t, jnp.float32)
+    x = process.q_sample(X0, EPS, t)
+    x0, eps, fraction = process.to_prediction(process.target_of(X0, EPS, t), x, t)
+    assert fraction is None
+    alpha, sigma = columns(schedule, t, x)
+    assert worst(x - (alpha * X0 + sigma * EPS), alpha + sigma) < 3e-7
+    # Near t = 1 an eps tells little of x0, near t = 0 an x0 little of eps: errors divide by it.
+    assert worst(x0 - X0, 1 + (sigma / alpha if target in ("eps", "score") else 0)) < 3e-6
+    assert worst(eps - EPS, 1 + (alpha / sigma if target == "x0" else 0)) < 3e-6
 
 
-@given(st.floats(1e-3, 1.0), st.sampled_from(["eps", "x0", "v"]))
-def test_every_prediction_adds_up_to_x(t, target):
+@pytest.mark.parametrize(("schedule", "target"), GOOD)
+@settings(max_examples=3)
+@given(times)
+def test_every_prediction_adds_up_to_x(schedule, target, t):
     """x = alpha x0 + sigma eps holds whatever the network says."""
-    process = Process(Cosine(), target)
-    time = jnp.asarray(t, jnp.float32)
-    x0, eps, _ = process.to_prediction(X0, EPS, time)
-    alpha, sigma = process.schedule.alpha_sigma(time)
-    scale = 1 + float(jnp.max(jnp.abs(alpha * x0)) + jnp.max(jnp.abs(sigma * eps)))
-    assert float(jnp.max(jnp.abs(alpha * x0 + sigma * eps - EPS))) < 1e-6 * scale
+    t = jnp.asarray(t, jnp.float32)
+    x0, eps, _ = Process(schedule, target).to_prediction(X0, EPS, t)
+    alpha, sigma = columns(schedule, t, EPS)
+    scale = 1 + np.max(np.abs(alpha * x0)) + np.max(np.abs(sigma * eps))
+    assert worst(alpha * x0 + sigma * eps - EPS, scale) < 1e-6
+
+
+@pytest.mark.parametrize(("schedule", "target"), GOOD)
+def test_at_no_noise_and_at_no_signal(schedule, target):
+    process, zero, one = Process(schedule, target), jnp.zeros(()), jnp.ones(())
+    np.testing.assert_array_equal(process.q_sample(X0, EPS, zero), X0)
+    if target != "score":  # which is infinite where there is no noise
+        assert np.isfinite(process.target_of(X0, EPS, zero)).all()
+    if schedule.zero_terminal:
+        np.testing.assert_allclose(process.q_sample(X0, EPS, one), EPS, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 4, 2), (1, 1, 1, 1)])
+@pytest.mark.parametrize("time_dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(("schedule", "target"), GOOD)
+def test_bfloat16_stays_finite(schedule, target, time_dtype, shape):
+    process = Process(schedule, target)
+    x0, eps = (c[: shape[0], : shape[1], : shape[2], : shape[3]] for c in (X0, EPS))
+    x0, eps = x0.astype(jnp.bfloat16), eps.astype(jnp.bfloat16)
+    t = TIMES[-shape[0] :].astype(time_dtype)
+    x = process.q_sample(x0, eps, t)
+    output = process.target_of(x0, eps, t).astype(jnp.bfloat16)
+    prediction = process.to_prediction(output, x.astype(jnp.bfloat16), t)
+    for values in (x, output, *prediction[:2], process.model_input(x, t)):
+        assert values.shape == shape
+        assert np.isfinite(np.asarray(values, np.float32)).all()
+
+
+@pytest.mark.parametrize(("schedule", "target"), BAD)
+def test_every_illegal_pair_is_refused_and_the_legal_named(schedule, target):
+    with pytest.raises(UserError, match=f"^target {target} .*: choose ") as caught:
+        Process(schedule, target)
+    named = re.split(", | or ", str(caught.value).partition(": choose ")[2])
+    assert sorted(named) == sorted(LEGAL[schedule])
+
+
+@pytest.mark.parametrize("schedule", [EDM(), Linear(), Flow()])
+@pytest.mark.parametrize("t", [0.01, 0.6, 0.97])
+def test_edms_preconditioning(schedule, t):
+    """D(x; sigma) = c_skip x + c_out F(c_in x), Karras et al. 2022, table 1, in float64."""
+    with jax.enable_x64(True):
+        process, t = Process(schedule, "edm", sigma_data=0.4), jnp.asarray(t, jnp.float64)
+        alpha, noise = (np.float64(c) for c in schedule.alpha_sigma(t))
+        sigma, sigma_data = noise / alpha, 0.4
+        x, output = (np.asarray(c, np.float64) for c in (X0, EPS))
+        c_skip = sigma_data**2 / (sigma**2 + sigma_data**2)
+        c_out = sigma * sigma_data / np.sqrt(sigma_data**2 + sigma**2)
+        c_in = 1 / np.sqrt(sigma**2 + sigma_data**2)
+        noisy = jnp.asarray(alpha * x)  # theirs over alpha is ours
+        got = process.to_prediction(jnp.asarray(output), noisy, t)
+        assert got.x0.dtype == jnp.float64
+        np.testing.assert_allclose(got.x0, c_skip * x + c_out * output, rtol=1e-9)
+        np.testing.assert_allclose(process.model_input(noisy, t), c_in * x, rtol=1e-12)
+        # Their training target, eq. 8: (y - c_skip (y + n)) / c_out.
+        n = sigma * output
+        wanted = (x - c_skip * (x + n)) / c_out
+        target = process.target_of(jnp.asarray(x), jnp.asarray(output), t)
+        np.testing.assert_allclose(target, wanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("schedule", [Linear(), VarianceExploding(), EDM()])
+def test_the_score_is_the_slope_of_the_log_density(schedule):
+    """From grad log p(x) of a mixture the process reads its posterior mean."""
+    oracle, t = Mixture(schedule), jnp.asarray(0.4)
+    x = schedule.alpha_sigma(t)[1] * EPS + X0
+    score = jax.grad(lambda x: jnp.sum(oracle.log_prob(x, t)))(x)
+    x0, eps, _ = Process(schedule, "score").to_prediction(score, x, t)
+    wanted = oracle.denoise(x, t)
+    np.testing.assert_allclose(x0, wanted.x0, atol=2e-5)
+    np.testing.assert_allclose(eps, wanted.eps, atol=2e-5)
+    sigma = float(schedule.alpha_sigma(t)[1])
+    target = Process(schedule, "score").target_of(X0, EPS, t)
+    np.testing.assert_allclose(target, -EPS / sigma, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_velocity_is_what_x_moves_with(shift):
+    """dx/du = eps - x0, u the flow's own time: with a shift t runs differently."""
+    process = Process(Flow(shift=shift), "velocity")
+    for t in (0.0, 0.3, 1.0):
+        t = jnp.asarray(t)
+        one = jnp.ones(())
+        _, moved = jax.jvp(lambda t: process.q_sample(X0, EPS, t), (t,), (one,))
+        _, hastened = jax.jvp(lambda t: process.schedule.alpha_sigma(t)[1], (t,), (one,))
+        np.testing.assert_allclose(process.target_of(X0, EPS, t), moved / hastened, atol=1e-5)
+
+
+def test_learned_variance_is_read_from_the_second_half():
+    """-1 is the posterior's variance, 1 the forward step's (Nichol & Dhariwal 2021, eq. 15)."""
+    plain, learned = Process(Cosine(), "v"), Process(Cosine(), "v", learned_variance=True)
+    for raw, fraction in ((-1.0, 0.0), (1.0, 1.0), (0.0, 0.5)):
+        output = jnp.concatenate([EPS, jnp.full_like(EPS, raw)], axis=-1)
+        got, wanted = learned.to_prediction(output, X0, TIMES), plain.to_prediction(EPS, X0, TIMES)
+        np.testing.assert_array_equal(got.fraction, np.full(EPS.shape, fraction))
+        np.testing.assert_array_equal(got.x0, wanted.x0)
+        np.testing.assert_array_equal(got.eps, wanted.eps)
+
+
+def test_zero_terminal_snr_removes_the_brightness_bias():
+    """Images of mean 0.8, sampled from N(0, 1), come out darker where t = 1 has signal left.
+
+    Lin et al. 2024, section 3.1. The course's 150 steps leave 22% of it.
+    """
+    keys = sample_keys(jax.random.key(0), 0, 500)
+    x, means = normal(keys, (4, 4, 1)), {}
+    for zero in (False, True):
+        schedule = Linear(steps=150, zero_terminal_snr=zero)
+        oracle, steps = Gaussian(schedule, mean=0.8, std=0.3), Trailing().times(schedule, 50)
+        out, _ = sample(DDIM(), schedule, oracle.denoise, keys, x, jnp.asarray(steps))
+        means[zero] = float(out.mean())
+        # What is exact of x, taken to t = 0 along the flow.
+        assert abs(means[zero] - float(oracle.flow(x, 1.0).mean())) < 0.01
+    error = 5 * 0.3 / np.sqrt(x.size)  # five standard errors
+    assert abs(means[True] - 0.8) < error
+    assert means[False] < 0.8 - 0.1
 
 
 def test_v_is_the_angular_velocity():

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float64
+from jaxtyping import Array, Float, Float64, Key
 
 from diffjax.errors import UserError
+from diffjax.typing import Params
 
 # log-SNR of what is called no signal: alpha is 2e-9, which float32 cannot tell from 0 beside 1.
 NO_SIGNAL = -40.0
@@ -67,24 +68,53 @@ class Schedule(abc.ABC):
             low, high = np.where(below, middle, low), np.where(below, high, middle)
         return high
 
-    def bind(self, params: Any) -> "Schedule":
+    def init(self, key: Key[Array, ""]) -> Params | None:
+        """What is learnt, before it is: it goes under "schedule" into what `bind` reads.
+
+        None, where nothing is learnt.
+        """
+        return None
+
+    def bind(self, params: Params) -> "Schedule":
         """The schedule that learnt `params` describe; itself, where nothing is learnt."""
         return self
 
 
 @dataclasses.dataclass(frozen=True)
 class Discrete(Schedule):
-    """A schedule given by T betas; between its steps the log-SNR is interpolated linearly."""
+    """A schedule given by T betas; between its steps the log-SNR is interpolated linearly.
+
+    With zero_terminal_snr the root of alpha_bar is shifted and stretched so that it ends at 0 and
+    begins where it did (Lin et al. 2024, algorithm 1). Raises UserError for that and one step.
+    """
+
+    zero_terminal_snr: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.zero_terminal_snr and self.steps < 2:
+            raise UserError(
+                f"zero_terminal_snr=True, steps={self.steps}: "
+                "the first step is kept and the last leaves no signal: choose 2 steps or more"
+            )
+
+    @property
+    def zero_terminal(self) -> bool:
+        return self.zero_terminal_snr
 
     @abc.abstractmethod
     def betas(self) -> Float64[np.ndarray, "T"]:
-        """The variance that each step adds, in (0, 1); a last one of 1 leaves no signal."""
+        """The variance that each step adds, in (0, 1), before any rescaling."""
 
     @functools.cached_property
     def log_snr_table(self) -> Float64[np.ndarray, "T"]:
         """log-SNR after each step, in float64: a float32 product loses 1.7e-4 of 1 - alpha_bar."""
-        with np.errstate(divide="ignore"):
-            log_alpha_bar = np.cumsum(np.log1p(-self.betas()))
+        log_alpha_bar = np.cumsum(np.log1p(-self.betas()))
+        if self.zero_terminal_snr:
+            root = np.exp(log_alpha_bar / 2)
+            root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+            with np.errstate(divide="ignore"):
+                log_alpha_bar = 2 * np.log(root)
         return np.maximum(log_alpha_bar - np.log(-np.expm1(log_alpha_bar)), NO_SIGNAL)
 
     def log_snr(self, t: Float[Array, "*n"]) -> Float[Array, "*n"]:
@@ -95,5 +125,5 @@ class Discrete(Schedule):
         between = low + (position - index) * (high - low)
         # Before the first step 1 - alpha_bar grows from 0 to its first value in a straight line.
         first = 1 / (1 + np.exp(self.log_snr_table[0]))
-        variance = position * first
+        variance = jnp.minimum(position, 1) * first
         return jnp.where(position < 1, jnp.log1p(-variance) - jnp.log(variance), between)

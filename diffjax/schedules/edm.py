@@ -34,13 +34,16 @@ class EDM(Schedule):
                 "choose 0 < sigma_min < sigma_max and 0 < rho"
             )
 
-    def alpha_sigma(self, t: Float[Array, "*n"]) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+    def root(self, t: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        """sigma^(1/rho) for t in (0, 1]."""
         low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
-        sigma = (low + t * (high - low)) ** self.rho
-        return jnp.ones_like(t), jnp.where(t > 0, sigma, 0.0)
+        return low + t * (high - low)
+
+    def alpha_sigma(self, t: Float[Array, "*n"]) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+        return jnp.ones_like(t), jnp.where(t > 0, self.root(t) ** self.rho, 0.0)
 
     def log_snr(self, t: Float[Array, "*n"]) -> Float[Array, "*n"]:
-        return -2 * jnp.log(self.alpha_sigma(t)[1])
+        return jnp.where(t > 0, -2 * self.rho * jnp.log(self.root(t)), jnp.inf)
 
     def noise_range(self) -> tuple[float, float]:
         return self.sigma_min, self.sigma_max

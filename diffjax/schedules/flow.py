@@ -1,6 +1,7 @@
 """Rectified flow: a straight line from the image to the noise."""
 
 import dataclasses
+import math
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -38,5 +39,7 @@ class Flow(Schedule):
         return (1 - t) / whole, self.shift * t / whole
 
     def log_snr(self, t: Float[Array, "*n"]) -> Float[Array, "*n"]:
-        alpha, sigma = self.alpha_sigma(t)
-        return jnp.maximum(2 * (jnp.log(alpha) - jnp.log(sigma)), NO_SIGNAL)
+        # Of alpha = 0 no logarithm is taken: its gradient would be no number.
+        left = jnp.log(jnp.where(t < 1, 1 - t, 1.0))
+        log_snr = 2 * (left - jnp.log(t) - math.log(self.shift))
+        return jnp.where(t < 1, jnp.maximum(log_snr, NO_SIGNAL), NO_SIGNAL)

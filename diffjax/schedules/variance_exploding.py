@@ -1,6 +1,7 @@
 """Song et al.'s variance-exploding schedule."""
 
 import dataclasses
+import math
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -34,11 +35,11 @@ class VarianceExploding(Schedule):
             )
 
     def alpha_sigma(self, t: Float[Array, "*n"]) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
-        sigma = self.sigma_min * jnp.exp(t * jnp.log(self.sigma_max / self.sigma_min))
-        return jnp.ones_like(t), jnp.where(t > 0, sigma, 0.0)
+        return jnp.ones_like(t), jnp.exp(-self.log_snr(t) / 2)
 
     def log_snr(self, t: Float[Array, "*n"]) -> Float[Array, "*n"]:
-        return -2 * jnp.log(self.alpha_sigma(t)[1])
+        low, high = math.log(self.sigma_min), math.log(self.sigma_max)
+        return jnp.where(t > 0, -2 * (low + t * (high - low)), jnp.inf)
 
     def noise_range(self) -> tuple[float, float]:
         return self.sigma_min, self.sigma_max

@@ -17,7 +17,7 @@ class AlignYourSteps(Spacing):
     """sigma / alpha from a table, its logarithm interpolated to other numbers of steps.
 
     The default is Sabour et al.'s for Stable Diffusion 1.5 and 10 steps (2024); one for other
-    images is found by trying. Levels above the schedule's are cut to it. Raises UserError unless
+    images is found by trying. Levels beyond the schedule's are cut to them. Raises UserError unless
     sigmas are two or more, fall, and lie above 0.
     """
 
@@ -32,6 +32,7 @@ class AlignYourSteps(Spacing):
             )
 
     def starts(self, schedule: Schedule, steps: int) -> Float64[np.ndarray, "{steps}"]:
-        table = np.log(np.asarray(self.sigmas))
+        # Of levels that are cut to one, one is kept: no two steps begin at the same time.
+        table = np.log(np.unique(np.clip(self.sigmas, *schedule.noise_range()))[::-1])
         at = np.linspace(0, len(table) - 1, steps)
         return schedule.time_at(np.exp(np.interp(at, np.arange(len(table)), table)))

@@ -30,6 +30,9 @@ class Spacing(abc.ABC):
             raise UserError(f"steps={steps}: take at least one sampling step")
         times = np.append(self.starts(schedule, steps), 0).astype(np.float32)
         if not (np.diff(times) < 0).all():
-            name = type(self).__name__.lower()
-            raise UserError(f"steps={steps}: spacing {name} has fewer different times here")
+            name = type(self).__module__.rpartition(".")[2]
+            raise UserError(
+                f"steps={steps}: spacing {name} has fewer different times on this schedule: "
+                "take fewer steps, or spacing trailing"
+            )
         return times
