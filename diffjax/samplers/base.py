@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from diffjax.errors import UserError
 from diffjax.process import Process
 from diffjax.randomness import fold_in
 from diffjax.schedules.base import Schedule
@@ -33,7 +34,11 @@ class Sampler(Protocol):
 
     def check(self, process: Process) -> None:
         """Raises UserError, naming what would do, for a process that it cannot serve."""
-        return
+        if process.consistent:
+            raise UserError(
+                f"sampler {type(self).__name__} cannot draw from a consistency model, which jumps "
+                "to the image: choose sampler consistency"
+            )
 
     def init(self, x: Images) -> Any:
         """What a multistep method remembers before the first step; nothing, unless overridden."""

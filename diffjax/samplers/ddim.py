@@ -17,7 +17,8 @@ __all__ = ["DDIM"]
 class DDIM(Sampler):
     """Song et al. 2021, eq. 12. eta=0 is deterministic, eta=1 is DDPM's ancestral step.
 
-    Raises UserError unless eta is in [0, 1].
+    With eta=0 s may be above t too: then it walks from an image to its noise, as in the paper's
+    section 4.3. Raises UserError unless eta is in [0, 1].
     """
 
     eta: float = 0.0
@@ -42,8 +43,10 @@ class DDIM(Sampler):
     ) -> tuple[Images, tuple[()]]:
         x0, eps, _ = denoise(x, t)
         alpha_s, sigma_s = schedule.alpha_sigma(s)
+        if not self.eta:
+            return alpha_s * x0 + sigma_s * eps, memory
         gap = -jnp.expm1(schedule.log_snr(t) - schedule.log_snr(s))
         # sigma_s² - std², written so that it cannot fall below zero.
         std = self.eta * sigma_s * jnp.sqrt(gap)
         x = alpha_s * x0 + sigma_s * jnp.sqrt(1 - self.eta**2 * gap) * eps
-        return (x + std * normal(keys, x.shape[1:]) if self.eta else x), memory
+        return x + std * normal(keys, x.shape[1:]), memory

@@ -1,15 +1,17 @@
 """Ancestral sampling."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from diffjax.process import expand, posterior
+from diffjax.errors import UserError
+from diffjax.process import Process, expand, posterior
 from diffjax.randomness import normal
 from diffjax.samplers.base import Sampler
 from diffjax.schedules.base import Schedule
-from diffjax.typing import Denoiser, Images, Keys, Times
+from diffjax.typing import Denoiser, Images, Keys, Prediction, Times
 
 __all__ = ["DDPM"]
 
@@ -19,14 +21,23 @@ class DDPM(Sampler):
     """Ho et al. 2020, algorithm 2, between any two times.
 
     variance: `small` is the posterior's, beta_tilde (eq. 7); `large` is that of q(x_t | x_s), beta,
-    right where the data are unit Gaussian. No noise is added on the way to t = 0.
+    right where the data are unit Gaussian; `learned` is the network's own, between the two
+    (Nichol & Dhariwal 2021, eq. 15). No noise is added on the way to t = 0.
     """
 
-    variance: Literal["small", "large"] = "small"
+    variance: Literal["small", "large", "learned"] = "small"
 
     @property
     def order(self) -> int:
         return 0
+
+    def check(self, process: Process) -> None:
+        super().check(process)
+        if self.variance == "learned" and not process.learned_variance:
+            raise UserError(
+                "ddpm(variance='learned') needs a run trained with --learned_variance: "
+                "choose small or large"
+            )
 
     def step(
         self,
@@ -38,9 +49,19 @@ class DDPM(Sampler):
         t: Times,
         s: Times,
     ) -> tuple[Images, tuple[()]]:
-        mean, variance = posterior(schedule, denoise(x, t).x0, x, t, s)
-        if self.variance == "large":
-            _, sigma_t = schedule.alpha_sigma(t)
-            gap = -jnp.expm1(schedule.log_snr(t) - schedule.log_snr(s))
-            variance = expand(jnp.where(s > 0, sigma_t**2 * gap, 0.0), x)
-        return mean + jnp.sqrt(variance) * normal(keys, x.shape[1:]), memory
+        prediction = denoise(x, t)
+        mean, variance = posterior(schedule, prediction.x0, x, t, s)
+        std = self._growth(schedule, prediction, t, s) * jnp.sqrt(variance)
+        return mean + std * normal(keys, x.shape[1:]), memory
+
+    def _growth(
+        self, schedule: Schedule, prediction: Prediction, t: Times, s: Times
+    ) -> Float[Array, "..."]:
+        """The step's standard deviation over the posterior's, from 1 to sigma_t / sigma_s."""
+        if self.variance == "small":
+            return jnp.ones(())
+        fraction: Any = 1.0 if self.variance == "large" else prediction.fraction
+        (_, sigma_t), (_, sigma_s) = schedule.alpha_sigma(t), schedule.alpha_sigma(s)
+        # At s = 0, where sigma_s is 0, the posterior has no noise to grow.
+        log_growth = jnp.where(s > 0, jnp.log(sigma_t / jnp.where(s > 0, sigma_s, 1.0)), 0.0)
+        return jnp.exp(fraction * expand(log_growth, prediction.x0))

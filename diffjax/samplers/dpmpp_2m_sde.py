@@ -9,6 +9,8 @@ from diffjax.errors import UserError
 from diffjax.randomness import normal
 from diffjax.samplers.base import Sampler
 from diffjax.schedules.base import Schedule
+from diffjax.spacings.base import Spacing
+from diffjax.spacings.karras import Karras
 from diffjax.typing import Denoiser, Images, Keys, Times
 
 __all__ = ["DPMpp2MSDE"]
@@ -32,6 +34,10 @@ class DPMpp2MSDE(Sampler):
     @property
     def order(self) -> int:
         return 0 if self.eta else 2
+
+    @property
+    def spacing(self) -> Spacing:
+        return Karras()
 
     def init(self, x: Images) -> Memory:
         # Infinitely far away, so that the first step makes nothing of it.

@@ -14,9 +14,11 @@ import numpy as np
 from absl import flags
 from jaxtyping import Array, Float, UInt8
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
 from tqdm import tqdm
 
 import diffjax.samplers
+import diffjax.spacings
 from diffjax import spec
 from diffjax.data import images
 from diffjax.errors import UserError
@@ -27,6 +29,7 @@ from diffjax.report.environment import environment
 from diffjax.report.images import write_whole
 from diffjax.samplers.base import Sampler
 from diffjax.samplers.ddpm import DDPM
+from diffjax.spacings.base import Spacing
 from diffjax.trained import Judge, Trained, check_fit, load, load_judge
 from experiments import cli
 
@@ -36,6 +39,9 @@ JUDGE = flags.DEFINE_string(
 )
 SAMPLER = cli.define_specs(
     "sampler", diffjax.samplers, "what is measured, give it as often as is wanted; by default each"
+)
+SPACING = cli.define_spec(
+    "spacing", None, diffjax.spacings, "their times; by default those each sampler does best on"
 )
 NFE = flags.DEFINE_multi_integer(
     "nfe", [5, 10, 20, 50], "network evaluations an image; give it as often as numbers are wanted",
@@ -71,6 +77,7 @@ def main() -> None:
         "step": trained.step,
         "reference": f"ddpm, {REFERENCE_STEPS.value} steps",
         "floor": floor,
+        "spacing": SPACING.value,
         "batch_size": BATCH_SIZE.value,
         "environment": environment(),
         "rows": [row._asdict() for row in rows],
@@ -89,24 +96,26 @@ def measure(trained: Trained, judge: Judge) -> tuple[list[Row], float]:
     work = 2 * REFERENCE_STEPS.value + len(samplers) * sum(NFE.value)
     with tqdm(total=work * NUM.value, unit="nfe", unit_scale=True, disable=None) as bar:
 
-        def features(sampler: Sampler, draw: Draw, steps: int, most: int, seed: int) -> Any:
-            times = times_of(trained.process, trained.params, sampler.spacing, steps, most)
+        def features(
+            sampler: Sampler, draw: Draw, spacing: Spacing, steps: int, most: int, seed: int
+        ) -> Any:
+            times = times_of(trained.process, trained.params, spacing, steps, most)
             drawn, seconds = timed(trained, draw, times, seed)
             bar.update(sampler.nfe(steps) * NUM.value)
             return look(judge.params, as_floats(drawn)).features, seconds
 
-        ancestral = DDPM()
+        ancestral, most = DDPM(), REFERENCE_STEPS.value
         draw = make_draw(trained.model, trained.process, ancestral, trained.config.image_shape)
-        most = REFERENCE_STEPS.value
         reference, other = (
-            features(ancestral, draw, most, most, SEED.value + i)[0] for i in (0, 1)
+            features(ancestral, draw, ancestral.spacing, most, most, SEED.value + i)[0]
+            for i in (0, 1)
         )
         rows = []
         for name, sampler in samplers.items():
             draw = make_draw(trained.model, trained.process, sampler, trained.config.image_shape)
-            most = max(NFE.value)
+            spacing, most = cli.spacing_of(SPACING.value, sampler), max(NFE.value)
             for nfe, steps in affordable(sampler):
-                seen, seconds = features(sampler, draw, steps, most, SEED.value + 2)
+                seen, seconds = features(sampler, draw, spacing, steps, most, SEED.value + 2)
                 distance = frechet_distance(seen, reference)
                 rows.append(Row(name, nfe, steps, distance, seconds / NUM.value))
     return rows, frechet_distance(other, reference)
@@ -193,6 +202,8 @@ def plot(rows: list[Row], floor: float) -> Figure:
     for axes, label in ((by_nfe, "network evaluations"), (by_time, "milliseconds an image")):
         axes.axhline(floor, color="grey", lw=1)
         axes.set(xscale="log", yscale="log", xlabel=label)
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3, which="both")
     by_nfe.set_ylabel(f"Fréchet distance to {REFERENCE_STEPS.value} DDPM steps")
     figure.legend(loc="outside right upper", fontsize=9)
