@@ -10,7 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, UInt8
 
 from diffjax.errors import UserError
-from diffjax.guidance import clip_x0
+from diffjax.guidance.plan import Guidance, guide
 from diffjax.process import Process
 from diffjax.randomness import fold_in, normal, sample_keys
 from diffjax.report.images import to_uint8
@@ -19,28 +19,41 @@ from diffjax.spacings.base import Spacing
 from diffjax.typing import Images, Keys, Params
 
 FILM_IMAGES, FILM_FRAMES = 25, 40  # a film of more is too large to send anyone
-Draw = Callable[[Params, Keys, Any, Float[Array, "T"]], tuple[Images, Float[Array, "F N H W C"]]]
+Draw = Callable[..., tuple[Images, Float[Array, "F N H W C"]]]
+UNGUIDED = Guidance()
 
 
 def make_draw(
-    model: nn.Module, process: Process, sampler: Sampler, image_shape: tuple[int, int, int]
+    model: nn.Module,
+    process: Process,
+    sampler: Sampler,
+    image_shape: tuple[int, int, int],
+    *,
+    weak: nn.Module | None = None,
+    judge: nn.Module | None = None,
 ) -> Draw:
-    """A compiled (params, keys, labels, times) -> (images in [-1, 1], film of the first of them).
+    """A compiled (params, keys, labels, times[, guidance]) -> (images in [-1, 1], film of some).
 
-    labels are the network's condition, or None. The predicted x0 is clipped to [-1, 1]. It compiles
-    once for each number of times, which `times_of` fills up to one number.
+    labels are the network's condition, or None. The film is of the first images. It compiles once
+    for each number of times, which `times_of` fills up to one number, whatever the numbers in the
+    guidance. `weak` and `judge` are the networks of such guidance as has one.
     """
     sampler.check(process)
+    weak_apply, judge_apply = (None if m is None else m.apply for m in (weak, judge))
 
     @jax.jit
     def draw(
-        params: Params, keys: Keys, labels: Any, times: Float[Array, "T"]
+        params: Params,
+        keys: Keys,
+        labels: Any,
+        times: Float[Array, "T"],
+        guidance: Guidance = UNGUIDED,
     ) -> tuple[Images, Float[Array, "..."]]:
         bound = process.bind(params)
         start, walk = fold_in(keys, 0), fold_in(keys, 1)
         _, sigma = bound.schedule.alpha_sigma(times[0])
         x = sigma * normal(start, image_shape)
-        denoise = clip_x0(bound.denoiser(model.apply, params, labels), bound.schedule)
+        denoise = guide(bound, model.apply, params, labels, guidance, weak_apply, judge_apply)
         return sample(
             sampler,
             bound.schedule,
@@ -77,20 +90,21 @@ def generate(
     batch_size: int,
     times: Float[Array, "T"],
     labels: Int[np.ndarray, "N"] | None = None,
+    guidance: Guidance = UNGUIDED,
 ) -> tuple[UInt8[np.ndarray, "N H W C"], UInt8[np.ndarray, "F M H W C"]]:
     """`num` images as bytes, the same whatever the batch size, and the first batch's film.
 
-    The last batch is filled up, so that every batch has one shape and compiles once.
+    labels and the guidance's arrays are of all of them, in order. The last batch is filled up, so
+    that every batch has one shape and compiles once.
     """
     batch_size = min(batch_size, num)
     made: list[np.ndarray] = []
     films: list[np.ndarray] = []
     for first in range(0, num, batch_size):
         keys = sample_keys(jax.random.key(seed), first, batch_size)
-        chosen = None
-        if labels is not None:
-            chosen = jnp.asarray(labels[np.arange(first, first + batch_size) % num])
-        images, moments = draw(params, keys, chosen, times)
+        rows = np.arange(first, first + batch_size) % num
+        chosen = None if labels is None else jnp.asarray(labels[rows])
+        images, moments = draw(params, keys, chosen, times, guidance.rows(jnp.asarray(rows)))
         made.append(to_uint8(jax.device_get(images)))
         films = films or [to_uint8(jax.device_get(moments))]
     shown = int(np.count_nonzero(np.diff(np.asarray(times))))

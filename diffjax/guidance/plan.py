@@ -1,0 +1,124 @@
+"""All of a network's guidance at once, with what may change from draw to draw as arrays."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from diffjax.errors import UserError
+from diffjax.guidance.base import Pair, Scale, doubled, guided, in_interval, versus
+from diffjax.guidance.classifier import classifier_guidance, on_x0
+from diffjax.guidance.rules import adaptive_projected, rescaled
+from diffjax.guidance.thresholds import clip_x0, dynamic_threshold
+from diffjax.process import Process
+from diffjax.schedules.base import Schedule
+from diffjax.typing import Apply, Cond, Denoiser, Images, Params
+
+Number = Float[Array, ""] | float
+
+
+class Away(NamedTuple):
+    """Guidance away from an unwanted prediction; the numbers' defaults leave each part off.
+
+    cond is what the unwanted prediction is conditioned on. params are the weights it comes from: a
+    weak network's, or earlier ones; by default the network's own, under that other condition.
+    """
+
+    scale: Scale
+    cond: Int[Array, "B"] | None
+    params: Params | None = None
+    low: Number = 0.0
+    high: Number = math.inf
+    rescale: Number = 0.0
+    eta: Number = 1.0
+    threshold: Number = math.inf
+
+
+class Judged(NamedTuple):
+    """Guidance by the gradient of a classifier of clean images, towards `labels`."""
+
+    params: Params
+    scale: Scale
+    labels: Int[Array, "B"]
+
+
+class Guidance(NamedTuple):
+    """Which guidance a draw has. Arrays may change at no cost; a part more or less compiles anew.
+
+    With a percentile x0 is bounded by dynamic thresholding, without one by clipping.
+    """
+
+    away: Away | None = None
+    judged: Judged | None = None
+    percentile: Number | None = None
+
+    def rows(self, index: Int[Array, "M"]) -> "Guidance":
+        """The guidance of those samples alone."""
+
+        away, judged = self.away, self.judged
+        if away is not None:
+            cond = None if away.cond is None else away.cond[index]
+            away = away._replace(scale=_rows(away.scale, index), cond=cond)
+        if judged is not None:
+            scale = _rows(judged.scale, index)
+            judged = judged._replace(scale=scale, labels=judged.labels[index])
+        return self._replace(away=away, judged=judged)
+
+
+def _rows(scale: Scale, index: Int[Array, "M"]) -> Float[Array, "..."]:
+    return scale[index] if scale.ndim else scale
+
+
+def guide(
+    process: Process,
+    apply: Apply,
+    params: Params,
+    cond: Cond,
+    guidance: Guidance,
+    weak: Apply | None = None,
+    judge: Apply | None = None,
+) -> Denoiser:
+    """The network's denoiser under `guidance`, x0 kept in [-1, 1].
+
+    `weak` is the network of guidance.away.params, by default `apply`; `judge` is that of
+    guidance.judged.params.
+    """
+    schedule = process.schedule
+    denoise = process.denoiser(apply, params, cond)
+    if (away := guidance.away) is not None:
+        if away.params is None:
+            pair = doubled(process, apply, params, cond, away.cond)
+        else:
+            pair = versus(denoise, process.denoiser(weak or apply, away.params, away.cond))
+        denoise = _away(pair, schedule, away)
+    if (judged := guidance.judged) is not None:
+        if judge is None:
+            raise UserError("guidance by a judge needs its network: pass judge=")
+        log_prob = on_x0(denoise, log_prob_of(judge, judged.params, judged.labels))
+        denoise = classifier_guidance(denoise, schedule, log_prob, judged.scale)
+    if guidance.percentile is not None:
+        return dynamic_threshold(denoise, schedule, jnp.asarray(guidance.percentile))
+    return clip_x0(denoise, schedule)
+
+
+def _away(pair: Pair, schedule: Schedule, away: Away) -> Denoiser:
+    low, high, phi, eta, threshold = map(
+        jnp.asarray, (away.low, away.high, away.rescale, away.eta, away.threshold)
+    )
+    rule = rescaled(adaptive_projected(schedule, eta, threshold), schedule, phi)
+    return guided(pair, in_interval(schedule, away.scale, low, high), rule)
+
+
+def log_prob_of(
+    judge: Apply, params: Params, labels: Int[Array, "B"]
+) -> Callable[[Images], Float[Array, "B"]]:
+    """A classifier's log p(label | image); `judge` gives logits and features."""
+
+    def log_prob(images: Images) -> Float[Array, "B"]:
+        logits, _ = judge({"params": params}, images)
+        return jax.nn.log_softmax(logits)[jnp.arange(len(labels)), labels]
+
+    return log_prob
