@@ -51,14 +51,31 @@ def build(config: RunConfig) -> tuple[nn.Module, Process]:
     if isinstance(model, Classifier):
         raise UserError(f"--model={config.model} judges images and draws none: pass a backbone")
     schedule = spec.build(config.schedule, diffjax.schedules)
-    return model, Process(schedule, config.target)
+    process = Process(
+        schedule,
+        config.target,
+        sigma_data=config.sigma_data,
+        learned_variance=config.learned_variance,
+        consistent=config.consistent,
+    )
+    return model, process
+
+
+def null_label(config: RunConfig, model: nn.Module) -> int | None:
+    """The label that stands for no class, the one after the last; None where the run has none."""
+    rows = getattr(model, "num_class_embeds", None)
+    classes = config.num_classes
+    return classes if classes is not None and rows == classes + 1 else None
 
 
 def init_params(model: nn.Module, config: RunConfig, key: Any) -> Params:
-    """Fresh parameters; a function of the key alone, fit for jit and eval_shape."""
+    """Fresh parameters, a learnt schedule's too; of the key alone, fit for jit and eval_shape."""
     x = jnp.zeros((1, *config.image_shape))
     labels = () if config.num_classes is None else (jnp.zeros((1,), jnp.int32),)
-    return model.init(key, x, jnp.zeros((1,)), *labels)["params"]
+    params = model.init(key, x, jnp.zeros((1,)), *labels)["params"]
+    schedule = spec.build(str(config.schedule), diffjax.schedules)
+    learnt = schedule.init(jax.random.fold_in(key, 0))
+    return params if learnt is None else {**params, "schedule": learnt}
 
 
 def load(folder: str | os.PathLike[str]) -> Trained:

@@ -3,10 +3,10 @@
 python -m experiments.ddpm --flagfile=experiments/flagfiles/ddpm_fashion_mnist.flags
 """
 
+import inspect
 import typing
 from collections.abc import Callable
 
-import numpy as np
 from absl import flags
 from flax import linen as nn
 
@@ -14,19 +14,28 @@ import diffjax.models
 import diffjax.samplers
 import diffjax.schedules
 import diffjax.spacings
+import diffjax.time_laws
+import diffjax.weightings
 from diffjax import spec
 from diffjax.data import Records
 from diffjax.errors import UserError
-from diffjax.generate import generate, make_draw, times_of
 from diffjax.objectives.denoising import denoising_loss
+from diffjax.objectives.variational import continuous_vlb_loss, hybrid_loss, vlb_loss
 from diffjax.process import Process
-from diffjax.report.images import save_film, save_grid
 from diffjax.trained import build, init_params
-from diffjax.training.run import RunConfig, RunFolder
-from diffjax.typing import Params, Target
+from diffjax.training.run import LossName, RunConfig
+from diffjax.training.step import LossFn
+from diffjax.typing import Target
 from experiments import cli, training
+from experiments.pictures import make_picture
 
 flags.adopt_module_key_flags(training)
+LOSSES: dict[LossName, Callable[..., LossFn]] = {
+    "denoising": denoising_loss,
+    "hybrid": hybrid_loss,
+    "vlb": vlb_loss,
+    "continuous_vlb": continuous_vlb_loss,
+}
 # What a run is, besides training.IDENTITY.
 MODEL = cli.define_spec(
     "model",
@@ -41,6 +50,33 @@ SCHEDULE = cli.define_spec("schedule", "linear", diffjax.schedules, "the noise s
 TARGET = flags.DEFINE_enum(
     "target", "eps", list(typing.get_args(Target)), "what the network predicts"
 )
+SIGMA_DATA = flags.DEFINE_float(
+    "sigma_data", 0.5, "the images' standard deviation, where target or weighting is edm"
+)
+LEARNED_VARIANCE = flags.DEFINE_boolean(
+    "learned_variance", False, "the network, of twice the channels, tells each step's variance"
+)
+LOSS = flags.DEFINE_enum(
+    "loss", "denoising", list(LOSSES),
+    "what is minimised: the target's error; that and, for a learnt variance, a little of the "
+    "bound; the bound of T steps; that of infinitely many, which a learnt schedule needs",
+)  # fmt: skip
+WEIGHTING = cli.define_spec(
+    "weighting", "simple", diffjax.weightings, "how much the target's error counts at each noise"
+)
+TIMES = cli.define_spec(
+    "times", None, diffjax.time_laws,
+    "how training's times are drawn; by default on the grid, or uniform for continuous_vlb",
+)  # fmt: skip
+OFFSET_NOISE = flags.DEFINE_float(
+    "offset_noise", 0.0, "standard deviation of a constant that noise has besides, in each channel"
+)
+HUBER = flags.DEFINE_float(
+    "huber", 0.0, "the error of the target above which it counts linearly; 0 is never"
+)
+COND_DROP = flags.DEFINE_float(
+    "cond_drop", 0.0, "how often a class is hidden from the network, so that it can be guided"
+)
 # What is shown of it: free to change when the run is taken up again.
 SAMPLE_EVERY = flags.DEFINE_integer("sample_every", 1000, "steps to a picture", lower_bound=1)
 SAMPLER = cli.define_spec("sampler", "ddim", diffjax.samplers, "how the pictures are drawn")
@@ -49,7 +85,10 @@ SPACING = cli.define_spec(
     "spacing", None, diffjax.spacings, "its times; by default those it does best on"
 )
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 64, "images in a picture", lower_bound=1)
-OWN = (MODEL, SCHEDULE, TARGET, SAMPLE_EVERY, SAMPLER, SAMPLE_STEPS, SPACING, NUM_SAMPLES)
+OWN = (
+    MODEL, SCHEDULE, TARGET, SIGMA_DATA, LEARNED_VARIANCE, LOSS, WEIGHTING, TIMES, OFFSET_NOISE,
+    HUBER, COND_DROP, SAMPLE_EVERY, SAMPLER, SAMPLE_STEPS, SPACING, NUM_SAMPLES,
+)  # fmt: skip
 
 
 def main() -> None:
@@ -57,15 +96,20 @@ def main() -> None:
         records = training.open_records()
         config = describe(records)
         model, process = build(config)
-        conditional = config.num_classes is not None
+        loss_fn = make_loss(config, model, process)
+        sampler = spec.build(SAMPLER.value, diffjax.samplers)
+        sampler.check(process)
         with training.run_folder(config, training.flags_text("ddpm", OWN)) as run:
             task = training.Task(
                 lambda key: init_params(model, config, key),
-                denoising_loss(process, model.apply, conditional=conditional),
-                ("image", "label") if conditional else ("image",),
-                make_picture(run, config, model, process),
+                loss_fn,
+                ("image",) if config.num_classes is None else ("image", "label"),
+                make_picture(
+                    run, config, model, process, sampler, cli.spacing_of(SPACING.value, sampler),
+                    steps=SAMPLE_STEPS.value, num=NUM_SAMPLES.value, seed=training.SEED.value,
+                ),
                 SAMPLE_EVERY.value,
-            )
+            )  # fmt: skip
             step = int(training.train_run(run, records, task).step)
         if step < training.STEPS.value:
             training.say(f"stopped at step {step}: the same command goes on from there")
@@ -75,47 +119,81 @@ def main() -> None:
 
 def describe(records: Records) -> RunConfig:
     """This run's config: the flags, and what follows from the data."""
-    height, width, channels = records.image_shape
-    size = height if height == width else (height, width)
-    model = spec.build(
-        MODEL.value,
-        diffjax.models,
-        {"sample_size": size, "in_channels": channels, "out_channels": channels},
-    )
-    conditional = getattr(model, "num_class_embeds", None)
-    if conditional and conditional != records.num_classes:
-        raise UserError(
-            f"--model has num_class_embeds={conditional}, but {training.DATASET.value} has "
-            f"{records.num_classes or 'no'} classes: give it that number, or leave it out"
-        )
+    model, classes = describe_model(records)
+    times = TIMES.value or ("uniform" if LOSS.value == "continuous_vlb" else "grid")
+    weighting = spec.build(WEIGHTING.value, diffjax.weightings, {"sigma_data": SIGMA_DATA.value})
     return RunConfig(
         experiment="ddpm",
         model=spec.render(model),
         image_shape=records.image_shape,
-        num_classes=conditional,
+        num_classes=classes,
         training=training.identity(),
         schedule=spec.render(spec.build(SCHEDULE.value, diffjax.schedules)),
         target=typing.cast(Target, TARGET.value),
+        sigma_data=SIGMA_DATA.value,
+        learned_variance=LEARNED_VARIANCE.value,
+        loss=typing.cast(LossName, LOSS.value),
+        weighting=spec.render(weighting),
+        times=spec.render(spec.build(times, diffjax.time_laws)),
+        offset_noise=OFFSET_NOISE.value,
+        huber=HUBER.value,
+        cond_drop=COND_DROP.value,
     )
 
 
-def make_picture(
-    run: RunFolder, config: RunConfig, model: nn.Module, process: Process
-) -> Callable[[int, Params], None]:
-    """A function that draws the same noise with the weights it is given: a grid and a film."""
-    num = NUM_SAMPLES.value
-    labels = None if config.num_classes is None else np.arange(num) % config.num_classes
-    sampler = spec.build(SAMPLER.value, diffjax.samplers)
-    spacing = cli.spacing_of(SPACING.value, sampler)
-    draw = make_draw(model, process, sampler, config.image_shape)
+def describe_model(records: Records) -> tuple[nn.Module, int | None]:
+    """The network that fits the data, and its number of classes, if it takes any.
 
-    def picture(step: int, params: Params) -> None:
-        times = times_of(process, params, spacing, SAMPLE_STEPS.value)
-        images, film = generate(draw, params, training.SEED.value, num, num, times, labels)
-        save_grid(run.samples / f"step_{step:08d}.png", images)
-        save_film(run.film, film)
+    Where classes are dropped it has an embedding more than that, of no class.
+    """
+    height, width, channels = records.image_shape
+    out_channels = 2 * channels if LEARNED_VARIANCE.value else channels
+    model = spec.build(
+        MODEL.value,
+        diffjax.models,
+        {
+            "sample_size": height if height == width else (height, width),
+            "in_channels": channels,
+            "out_channels": out_channels,
+        },
+    )
+    if getattr(model, "out_channels", out_channels) != out_channels:
+        raise UserError(
+            f"--model has out_channels={model.out_channels}, where images of {channels} channels "
+            f"need {out_channels}{' with --learned_variance' * LEARNED_VARIANCE.value}: "
+            "leave it out"
+        )
+    classes = getattr(model, "num_class_embeds", None)
+    if classes and classes != records.num_classes:
+        raise UserError(
+            f"--model has num_class_embeds={classes}, but {training.DATASET.value} has "
+            f"{records.num_classes or 'no'} classes: give it that number, or leave it out"
+        )
+    return model.clone(
+        num_class_embeds=classes + 1
+    ) if classes and COND_DROP.value else model, classes
 
-    return picture
+
+def make_loss(config: RunConfig, model: nn.Module, process: Process) -> LossFn:
+    """What the run minimises. Raises UserError for an option that the loss does not have."""
+    given = {
+        "weighting": spec.build(config.weighting, diffjax.weightings),
+        "times": spec.build(config.times, diffjax.time_laws),
+        "offset_noise": config.offset_noise,
+        "huber": config.huber,
+        "cond_drop": config.cond_drop,
+    }
+    known = {name: inspect.signature(loss).parameters for name, loss in LOSSES.items()}
+    options = {}
+    for option, value in given.items():
+        if option in known[config.loss]:
+            options[option] = value
+        elif value != known["denoising"][option].default:
+            others = " or ".join(name for name, options in known.items() if option in options)
+            raise UserError(
+                f"--loss={config.loss} knows no --{option}: leave it out, or choose --loss={others}"
+            )
+    return LOSSES[config.loss](process, model.apply, num_classes=config.num_classes, **options)
 
 
 if __name__ == "__main__":

@@ -6,45 +6,78 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from diffjax.objectives import dropout
-from diffjax.process import Process
-from diffjax.randomness import normal
-from diffjax.typing import Apply, Keys, Params, Times
+from diffjax.errors import UserError
+from diffjax.objectives.noising import Noised, Noising
+from diffjax.process import Process, expand
+from diffjax.time_laws.base import TimeLaw
+from diffjax.time_laws.grid import Grid
+from diffjax.typing import Apply, Images, Keys, Params
+from diffjax.weightings.base import Weighting
+from diffjax.weightings.simple import Simple
 
-
-def draw_times(keys: Keys, steps: int) -> Times:
-    """A time a sample, uniform on DDPM's grid 1/T, 2/T ... 1."""
-    index = jax.vmap(lambda key: jax.random.randint(key, (), 1, steps + 1))(keys)
-    return index / steps
+Loss = Callable[[Params, Keys, Mapping[str, Array]], tuple[Float[Array, ""], dict[str, Array]]]
 
 
 def denoising_loss(
-    process: Process, apply: Apply, *, conditional: bool = False
-) -> Callable[[Params, Keys, Mapping[str, Array]], tuple[Float[Array, ""], dict[str, Array]]]:
-    """The simple loss (Ho et al. 2020, eq. 14) in the process's own target.
+    process: Process,
+    apply: Apply,
+    *,
+    num_classes: int | None = None,
+    weighting: Weighting = Simple(),  # noqa: B008 frozen, as the next
+    times: TimeLaw = Grid(),  # noqa: B008
+    offset_noise: float = 0.0,
+    huber: float = 0.0,
+    cond_drop: float = 0.0,
+) -> Loss:
+    """The weighted squared error of the process's own target; as it is, Ho et al.'s (2020, eq. 14).
 
-    The batch holds `image` in [-1, 1], and `label` where `conditional`.
+    With a flow, target velocity and logit_normal times it is flow matching (Esser et al. 2024).
+    huber=c makes the error pseudo-Huber, 2 c (sqrt(error² + c²) - c) a pixel: squared far below c
+    and 2 c |error| far above. num_classes, offset_noise and cond_drop are Noising's. The batch
+    holds `image` in [-1, 1], and `label` where there are classes.
+
+    Raises UserError for what is out of range, and for a process whose variance is learnt.
     """
+    if process.learned_variance:
+        raise UserError(
+            "the denoising loss teaches no variance: choose loss hybrid or vlb, "
+            "or a process without learned_variance"
+        )
+    check_schedule(process, "denoising")
+    check_huber(huber)
+    noising = Noising(process, apply, times, num_classes, offset_noise, cond_drop)
 
     def loss_fn(
         params: Params, keys: Keys, batch: Mapping[str, Array]
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
-        x0 = batch["image"]
-        time_keys, noise_keys, drop_keys = jax.vmap(lambda k: jax.random.split(k, 3), out_axes=1)(
-            keys
-        )
-        t = draw_times(time_keys, process.schedule.steps)
-        eps = normal(noise_keys, x0.shape[1:])
-        cond = (batch["label"],) if conditional else ()
-        with dropout.by_sample(drop_keys):
-            output = apply(
-                {"params": params},
-                process.q_sample(x0, eps, t),
-                process.model_time(t),
-                *cond,
-                train=True,
-            )
-        loss = jnp.mean((output - process.target_of(x0, eps, t)) ** 2)
-        return loss, {}
+        noised = noising(params, keys, batch)
+        return weighted_error(noised, noised.output, weighting, huber).mean(), {}
 
     return loss_fn
+
+
+def weighted_error(
+    noised: Noised, output: Images, weighting: Weighting, huber: float = 0.0
+) -> Images:
+    """The error of the target that `output` gives, weighted, and times the time's importance."""
+    process, t = noised.process, noised.t
+    error = (output - process.target_of(noised.x0, noised.eps, t)) ** 2
+    if huber:
+        # 2 c (sqrt(error + c²) - c), without the difference of two near equals.
+        error = 2 * huber * error / (jnp.sqrt(error + huber**2) + huber)
+    return expand(noised.importance * weighting.of_target(process, t), error) * error
+
+
+def check_huber(huber: float) -> None:
+    """Raises UserError where it is below 0."""
+    if not huber >= 0:
+        raise UserError(f"huber={huber}: choose 0, the squared error, or above")
+
+
+def check_schedule(process: Process, loss: str) -> None:
+    """Raises UserError for a learnt schedule, which would learn to add whatever noise is easy."""
+    if jax.eval_shape(process.schedule.init, jax.random.key(0)) is not None:
+        raise UserError(
+            f"the {loss} loss would teach schedule {type(process.schedule).__name__} the noise "
+            "that is easiest: choose loss continuous_vlb, or a schedule that is not learnt"
+        )

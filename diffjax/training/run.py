@@ -8,12 +8,18 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from diffjax.errors import UserError
 from diffjax.typing import Target
 
 LOCK = ".lock"
+# The fields that config.json has whatever their values; others are left out at their defaults.
+ALWAYS = (
+    "experiment", "model", "image_shape", "num_classes", "training", "schedule", "target",
+)  # fmt: skip
+Objective = Literal["progressive", "consistency_distillation", "consistency_training"]
+LossName = Literal["denoising", "hybrid", "vlb", "continuous_vlb"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +28,9 @@ class RunConfig:
 
     model and schedule are specs with every option that follows from the data filled in;
     num_classes is None where the network knows no label; `training` is every other flag that
-    changes a number. schedule and target are None where nothing is diffused.
+    changes a number. schedule and target are None where nothing is diffused; objective says what a
+    student learns by, and is None for all others. What follows is of the network's process, and of
+    the loss of experiments.ddpm.
     """
 
     experiment: str
@@ -32,6 +40,20 @@ class RunConfig:
     training: dict[str, Any]
     schedule: str | None = None
     target: Target | None = None
+    objective: Objective | None = None
+    sigma_data: float = 0.5
+    learned_variance: bool = False
+    loss: LossName = "denoising"
+    weighting: str = "simple()"
+    times: str = "grid()"
+    offset_noise: float = 0.0
+    huber: float = 0.0
+    cond_drop: float = 0.0
+
+    @property
+    def consistent(self) -> bool:
+        """Whether a consistency model is learnt."""
+        return self.objective in ("consistency_distillation", "consistency_training")
 
     def name(self) -> str:
         """A name for the folder that is this config's own."""
@@ -40,7 +62,12 @@ class RunConfig:
         return f"{self.experiment}_{dataset}_{digest}"
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True)
+        values = dataclasses.asdict(self)
+        for field in dataclasses.fields(self):
+            # Or runs that were made before there was such a field would all have another name.
+            if field.name not in ALWAYS and values[field.name] == field.default:
+                del values[field.name]
+        return json.dumps(values, indent=2, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "RunConfig":
@@ -142,7 +169,7 @@ class RunFolder:
 
 
 def _flat(config: RunConfig) -> dict[str, Any]:
-    values = json.loads(config.to_json())
+    values = json.loads(json.dumps(dataclasses.asdict(config)))
     return {**values, **values.pop("training")}
 
 

@@ -1,0 +1,181 @@
+"""The variational bound as something to train on, in nats a dimension."""
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from diffjax.errors import UserError
+from diffjax.objectives.denoising import Loss, check_huber, check_schedule, weighted_error
+from diffjax.objectives.noising import Noised, Noising
+from diffjax.process import Process, expand
+from diffjax.randomness import fold_in, normal
+from diffjax.schedules.base import Schedule
+from diffjax.time_laws.base import TimeLaw
+from diffjax.time_laws.grid import Grid
+from diffjax.time_laws.uniform import Uniform
+from diffjax.typing import Apply, Keys, Params, Prediction
+from diffjax.variational_terms import levels_nll, prior_kl, step_kl
+from diffjax.weightings.base import Weighting
+from diffjax.weightings.simple import Simple
+from diffjax.weightings.variational import Variational
+
+BOUND_SHARE = 1e-3  # lambda of Nichol & Dhariwal (2021, eq. 16)
+
+
+def vlb_loss(
+    process: Process,
+    apply: Apply,
+    *,
+    num_classes: int | None = None,
+    times: TimeLaw = Grid(),  # noqa: B008 frozen
+    cond_drop: float = 0.0,
+) -> Loss:
+    """The bound on -log p(8-bit image), T times a drawn term of it (Ho et al. 2020, eq. 5).
+
+    Steps have the posterior's variance, or the one that the process learns. Options as in
+    denoising_loss. Raises UserError for times that are no fair draw.
+    """
+    check_schedule(process, "vlb")
+    _check_fair(times, "vlb")
+    noising = Noising(process, apply, times, num_classes, cond_drop=cond_drop, on_grid=True)
+
+    def loss_fn(
+        params: Params, keys: Keys, batch: Mapping[str, Array]
+    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        noised = noising(params, keys, batch)
+        prediction = noised.process.to_prediction(noised.output, noised.x, noised.t)
+        prior = prior_kl(process.schedule, noised.x0, jnp.ones(())) / noised.x0[0].size
+        return jnp.mean(noised.importance * drawn_term(noised, prediction) + prior), {}
+
+    return loss_fn
+
+
+def hybrid_loss(
+    process: Process,
+    apply: Apply,
+    *,
+    num_classes: int | None = None,
+    weighting: Weighting = Simple(),  # noqa: B008 frozen, as the next
+    times: TimeLaw = Grid(),  # noqa: B008
+    huber: float = 0.0,
+    cond_drop: float = 0.0,
+) -> Loss:
+    """The denoising loss and a thousandth of the bound, which teaches the variance alone.
+
+    That is L_hybrid (Nichol & Dhariwal 2021, eq. 16). Options as in denoising_loss. Raises
+    UserError for a process whose variance is not learnt, and for times that are no fair draw.
+    """
+    if not process.learned_variance:
+        raise UserError(
+            "the hybrid loss teaches a variance: choose loss denoising or vlb, "
+            "or a process with learned_variance"
+        )
+    check_schedule(process, "hybrid")
+    check_huber(huber)
+    _check_fair(times, "hybrid")
+    noising = Noising(process, apply, times, num_classes, cond_drop=cond_drop, on_grid=True)
+
+    def loss_fn(
+        params: Params, keys: Keys, batch: Mapping[str, Array]
+    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        noised = noising(params, keys, batch)
+        mean, raw = jnp.split(noised.output, 2, axis=-1)
+        # The bound's own pull on the mean would be lost among its noise.
+        held = jnp.concatenate([lax.stop_gradient(mean), raw], axis=-1)
+        prediction = noised.process.to_prediction(held, noised.x, noised.t)
+        bound = jnp.mean(noised.importance * drawn_term(noised, prediction))
+        return weighted_error(noised, mean, weighting, huber).mean() + BOUND_SHARE * bound, {}
+
+    return loss_fn
+
+
+def continuous_vlb_loss(
+    process: Process,
+    apply: Apply,
+    *,
+    num_classes: int | None = None,
+    times: TimeLaw = Uniform(),  # noqa: B008 frozen
+    cond_drop: float = 0.0,
+) -> Loss:
+    """The bound with infinitely many steps down to t = 1/T (Kingma et al. 2021, section 4).
+
+    -1/2 d log_snr/dt |eps - predicted eps|², the prior, and the image's own value of 256 told from
+    its noised self at 1/T. A learnt schedule trains on this loss alone. Options as in
+    denoising_loss. Raises UserError for times that are no fair draw from all of (0, 1], and for a
+    process whose variance is learnt.
+    """
+    _check_fair(times, "continuous_vlb")
+    if times.on_grid:
+        raise UserError(
+            "the continuous_vlb loss needs times between those of a grid: "
+            "choose times uniform or importance"
+        )
+    if process.learned_variance:
+        raise UserError(
+            "the continuous_vlb loss has no variance to learn: choose loss hybrid or vlb, "
+            "or a process without learned_variance"
+        )
+    noising = Noising(process, apply, times, num_classes, cond_drop=cond_drop)
+
+    def loss_fn(
+        params: Params, keys: Keys, batch: Mapping[str, Array]
+    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        noised = noising(params, keys, batch)
+        schedule, x0 = noised.process.schedule, noised.x0
+        first = jnp.asarray(1 / schedule.steps)
+        error = weighted_error(noised, noised.output, Variational())
+        within = expand(jnp.where(noised.t > first, 1.0, 0.0), error) * error
+        spread = schedule.sigma_ve(first)
+        near = x0 + spread * normal(fold_in(keys, 5), x0.shape[1:])
+        ends = levels_nll(x0, near, spread) + prior_kl(schedule, x0, jnp.ones(()))
+        return within.mean() + jnp.mean(ends) / x0[0].size, {}
+
+    return loss_fn
+
+
+def drawn_term(noised: Noised, prediction: Prediction) -> Float[Array, "B"]:
+    """T times the term of the bound that the time draws, in nats a dimension: a step, or the last.
+
+    The last step, down to t = 0, tells the image's 8-bit value (Ho et al. 2020, section 3.3).
+    """
+    schedule, x0, t = noised.process.schedule, noised.x0, noised.t
+    index = jnp.round(t * schedule.steps)
+    last, at_last = index < 2, expand(index, x0) < 2
+    # Each of the two is computed for all: finite, too, where it says nothing.
+    s = jnp.where(last, t / 2, (index - 1) / schedule.steps)
+    step = step_kl(schedule, x0, noised.eps, prediction, t, s)
+    std = jnp.where(at_last, expand(last_std(schedule, prediction, t), x0), 1.0)
+    value = levels_nll(x0, prediction.x0, std)
+    return schedule.steps * jnp.where(last, value, step) / x0[0].size
+
+
+def last_std(
+    schedule: Schedule, prediction: Prediction, t: Float[Array, "B"]
+) -> Float[Array, "B ..."]:
+    """The standard deviation of the step from t to 0, where the posterior has none.
+
+    It is sigma / alpha, what x leaves open of x0 where nothing else is known. Where the network
+    learns it, that is one end, and the other the posterior's of the step before, from 2 t to t
+    (Nichol & Dhariwal 2021, section 3.1, whose first end is sigma: alpha is next to 1).
+    """
+    std = schedule.sigma_ve(t)
+    if prediction.fraction is None:
+        return std
+    before = jnp.minimum(2 * t, 1.0)
+    gap = -jnp.expm1(schedule.log_snr(before) - schedule.log_snr(t))
+    # Where T = 1 there is no step before.
+    log_gap = jnp.log(jnp.where(before > t, gap, 1.0))
+    std, log_gap = (expand(c, prediction.fraction) for c in (std, log_gap))
+    return std * jnp.exp((1 - prediction.fraction) * log_gap / 2)
+
+
+def _check_fair(times: TimeLaw, loss: str) -> None:
+    if not times.fair:
+        name = type(times).__name__
+        raise UserError(
+            f"times {name} weigh some times more, and the {loss} loss is a bound only where all "
+            "count alike: choose times uniform or importance"
+            + ("" if loss == "continuous_vlb" else ", or grid")
+        )

@@ -1,0 +1,1 @@
+"""By what law the times of training are drawn, one law a file."""

@@ -1,0 +1,1 @@
+"""How much each noise level counts in a loss, one weighting a file."""
