@@ -1,0 +1,204 @@
+"""Distilling through the command line: a student's folder, its pictures, and taking it up again."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from programs import ROOT, check_refused, program
+
+from diffjax.trained import load
+
+FLAGS = (
+    "--batch_size=8",
+    "--log_every=2",
+    "--checkpoint_every=2",
+    "--sample_every=4",
+    "--num_samples=4",
+    "--warmup_steps=2",
+    "--steps=4",
+)
+
+
+def distil(teacher, folder, *flags, **options):
+    done = program(
+        "distill", f"--teacher={teacher}", f"--workdir={folder}", *FLAGS, *flags, **options
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def student(trained, tmp_path_factory):
+    """The folder of a finished progressive student of four steps."""
+    folder = tmp_path_factory.mktemp("students") / "progressive"
+    distil(trained, folder, "--student_steps=4")
+    return folder
+
+
+@pytest.fixture
+def further(trained, tmp_path):
+    """The teacher at another step."""
+    shutil.copytree(trained, tmp_path / "further")
+    shutil.rmtree(tmp_path / "further" / "checkpoints" / "6")
+    return tmp_path / "further"
+
+
+@pytest.fixture(scope="module")
+def consistent(trained, tmp_path_factory):
+    """The folder of a finished consistency model."""
+    folder = tmp_path_factory.mktemp("students") / "consistency"
+    distil(trained, folder, "--method=consistency_distillation")
+    return folder
+
+
+def weights(folder):
+    return jax.tree.leaves(load(folder).params)
+
+
+def check_equal(a, b):
+    for x, y in zip(weights(a), weights(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_a_students_folder(trained, student):
+    lines = [json.loads(line) for line in (student / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4]
+    assert all(np.isfinite(line["loss"]) and line["skipped"] == 0 for line in lines)
+    assert [p.name for p in (student / "samples").iterdir()] == ["step_00000004.png"]
+    with Image.open(student / "reverse.gif") as film:
+        assert film.n_frames == 4
+    config = json.loads((student / "config.json").read_text())
+    assert config["objective"] == "progressive"
+    assert config["weighting"] == "truncated_snr()"
+    assert config["training"]["teacher_step"] == 6
+
+
+def test_it_starts_from_its_teacher(trained, student):
+    """Near it after four small steps, and not at it."""
+    gaps = [np.abs(a - b).max() for a, b in zip(weights(trained), weights(student), strict=True)]
+    assert 0 < max(gaps) < 4 * 2e-4 * 1.01
+
+
+def test_stopped_and_taken_up_equals_whole(trained, student, tmp_path):
+    """To the last bit; and a teacher is known by its weights, wherever it lies."""
+    folder, moved = tmp_path / "halves", tmp_path / "moved"
+    shutil.copytree(student, folder)
+    shutil.copytree(trained, moved)
+    shutil.rmtree(folder / "checkpoints" / "4")
+    done = distil(moved, folder, "--student_steps=4")
+    assert "going on from step 2 of 4" in done.stdout
+    assert (folder / "metrics.jsonl").read_text() == (student / "metrics.jsonl").read_text()
+    check_equal(student, folder)
+
+
+def test_another_teacher_is_another_run(student, further, tmp_path):
+    before = (student / "config.json").read_text()
+    started = time.monotonic()
+    given = (f"--teacher={further}", f"--workdir={student}", "--student_steps=4")
+    check_refused(program("distill", *FLAGS, *given), "made with teacher_s", started)
+    assert (student / "config.json").read_text() == before
+
+
+@pytest.mark.slow
+def test_a_consistency_model_draws_by_its_own_sampler(consistent, tmp_path):
+    flags = (f"--run={consistent}", "--num=2", "--steps=2", f"--out={tmp_path}/out")
+    done = program("sample", *flags, "--sampler=consistency")
+    assert done.returncode == 0, done.stderr
+    assert np.load(tmp_path / "out" / "samples.npz")["images"].shape == (2, 28, 28, 1)
+
+
+# Each is tried in the one process that these share: starting one takes longer than all of them.
+WRONG = {
+    "a judge": ("{judge}", "", "draws nothing"),
+    "no run": ("{tmp}", "", "no config.json"),
+    "no checkpoint": ("{bare}", "", "no checkpoint"),
+    "other images": ("{trained}", "--image_size=14", "draws images of 28x28x1"),
+    "a consistency model": ("{model}", "", "is a consistency model"),
+    "a student of a student": (
+        "{student}", "--method=consistency_training", "is a progressive student"
+    ),
+    "no step": ("{trained}", "--student_steps=0", "positive integer"),
+    "not half": ("{student}", "--student_steps=3", "draws in 4, so choose 2"),
+    "more steps than half": ("{trained}", "--student_steps=501", "choose 1 to 500"),
+    "a flag of another method": ("{trained}", "--intervals=3", "knows no --intervals"),
+    "a noisy solver": (
+        "{trained}", "--method=consistency_distillation --solver=ddpm", "draws noise"
+    ),
+    "too many intervals": (
+        "{trained}", "--method=consistency_training --intervals=1000", "choose 1 to 999"
+    ),
+}  # fmt: skip
+
+
+def test_mistakes(trained, judge, student, tmp_path):
+    bare, model = tmp_path / "bare", tmp_path / "model"
+    bare.mkdir()
+    shutil.copy(trained / "config.json", bare)
+    shutil.copytree(student, model)
+    config = (student / "config.json").read_text()
+    (model / "config.json").write_text(config.replace('"progressive"', '"consistency_training"'))
+    places = {
+        "trained": trained, "judge": judge, "student": student, "model": model,
+        "bare": bare, "tmp": tmp_path,
+    }  # fmt: skip
+    code = (
+        "import sys, json\n"
+        "from absl import flags\n"
+        "from experiments import distill\n"
+        "from diffjax.errors import UserError\n"
+        "for args in json.load(sys.stdin):\n"
+        "    flags.FLAGS.unparse_flags()\n"
+        "    for name in ('method', 'student_steps', 'intervals', 'solver', 'image_size'):\n"
+        "        flags.FLAGS[name].unparse()\n"
+        "    try:\n"
+        "        flags.FLAGS(['distill', *args])\n"
+        "        distill.main()\n"
+        "    except (UserError, flags.Error) as error:\n"
+        "        print('refused:', ' '.join(str(error).splitlines()))\n"
+    )
+    asked = [
+        [f"--teacher={teacher.format(**places)}", f"--workdir={tmp_path}/new", *more.split()]
+        for teacher, more, _ in WRONG.values()
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=json.dumps(asked), cwd=ROOT,
+        capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    lines = [line for line in done.stdout.splitlines() if line.startswith("refused:")]
+    assert len(lines) == len(WRONG), done.stdout + done.stderr
+    for (name, (_, _, message)), line in zip(WRONG.items(), lines, strict=True):
+        assert message in line, f"{name}: {line}"
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_a_student_is_the_next_ones_teacher(student, tmp_path):
+    distil(student, tmp_path / "next")
+    assert load(tmp_path / "next").config.training["student_steps"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["progressive", "consistency_distillation"])
+def test_two_devices_learn_as_one(trained, student, consistent, tmp_path, method):
+    """The teacher's weights are on both; the draws are each sample's own."""
+    alone = student if method == "progressive" else consistent
+    steps = "--student_steps=4" if method == "progressive" else "--student_steps=2"
+    distil(trained, tmp_path / "two", f"--method={method}", steps, devices=2)
+    for a, b in zip(weights(alone), weights(tmp_path / "two"), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4)
+
+
+@pytest.mark.slow
+def test_consistency_training_taken_up_equals_whole(trained, tmp_path):
+    flags = ("--method=consistency_training", "--accumulate=2")
+    distil(trained, tmp_path / "whole", *flags)
+    shutil.copytree(tmp_path / "whole", tmp_path / "halves")
+    shutil.rmtree(tmp_path / "halves" / "checkpoints" / "4")
+    assert "going on from step 2" in distil(trained, tmp_path / "halves", *flags).stdout
+    check_equal(tmp_path / "whole", tmp_path / "halves")
