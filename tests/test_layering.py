@@ -1,6 +1,7 @@
 """Imports point one way, flags stay in experiments, pmap and the sampling loop in one file each."""
 
 import ast
+import configparser
 import pathlib
 
 import pytest
@@ -68,6 +69,14 @@ def test_library_knows_no_flags_and_no_other_framework():
     for path in FILES:
         tops = {name.split(".")[0] for name in imported(path)}
         assert not tops & {"absl", "torch", "tensorflow", "experiments"}, path
+
+
+def test_the_wheel_holds_every_package():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    inits = [p for top in ("diffjax", "experiments") for p in (ROOT / top).rglob("__init__.py")]
+    found = {".".join(p.parent.relative_to(ROOT).parts) for p in inits} | {"diffjax.third_party"}
+    assert set(config["options"]["packages"].split()) == found
 
 
 def test_only_one_file_names_pmap_and_one_loops_over_sampling_steps():

@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Array, Float, UInt8
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 from tqdm import tqdm
 
 import diffjax.samplers
@@ -202,7 +202,8 @@ def plot(rows: list[Row], floor: float) -> Figure:
     for axes, label in ((by_nfe, "network evaluations"), (by_time, "milliseconds an image")):
         axes.axhline(floor, color="grey", lw=1)
         axes.set(xscale="log", yscale="log", xlabel=label)
-        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3, which="both")
     by_nfe.set_ylabel(f"Fréchet distance to {REFERENCE_STEPS.value} DDPM steps")
