@@ -1,6 +1,8 @@
 """Draws images from a trained run.
 
 python -m experiments.sample --run=DIR --num=64 --steps=50 --sampler='ddim(eta=0)' --out=DIR2
+python -m experiments.sample --run=DIR --guidance=3 --labels=0,7     of a run with --cond_drop
+python -m experiments.sample --run=DIR --task=inpaint --init=PICTURE --mask=left
 """
 
 import pathlib
@@ -13,14 +15,21 @@ import diffjax.spacings
 from diffjax import spec
 from diffjax.errors import UserError
 from diffjax.generate import generate, make_draw, times_of
-from diffjax.report.images import save_film, save_grid
+from diffjax.report.images import save_film, save_grid, write_whole
 from diffjax.trained import load
-from experiments import cli
+from experiments import cli, guidance, tasks
 
+flags.adopt_module_key_flags(guidance)
+flags.adopt_module_key_flags(tasks)
 RUN = flags.DEFINE_string("run", None, "the run's folder", required=True)
-NUM = flags.DEFINE_integer("num", 64, "images to draw", lower_bound=1)
+NUM = flags.DEFINE_integer(
+    "num", 64, "images to draw; of a --task by default a few of each image", lower_bound=1
+)
 STEPS = flags.DEFINE_integer("steps", 50, "sampling steps", lower_bound=1)
-SAMPLER = cli.define_spec("sampler", "ddim(eta=0)", diffjax.samplers, "how they are drawn")
+SAMPLER = cli.define_spec(
+    "sampler", "ddim(eta=0)", diffjax.samplers,
+    f"how they are drawn; by default ddpm with --task={' or '.join(tasks.NOISY)}",
+)  # fmt: skip
 SPACING = cli.define_spec(
     "spacing", None, diffjax.spacings, "its times; by default those the sampler does best on"
 )
@@ -28,29 +37,54 @@ SEED = flags.DEFINE_integer("seed", 0, "all randomness", lower_bound=0)
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 64, "images at a time; changes memory and speed, not the images", lower_bound=1
 )
-OUT = flags.DEFINE_string("out", None, "the folder to write; by default RUN/samples/SEED")
+OUT = flags.DEFINE_string("out", None, "the folder to write; by default in RUN/samples")
 
 
 def main() -> None:
     trained = load(RUN.value)
-    out = pathlib.Path(OUT.value or pathlib.Path(RUN.value) / "samples" / f"seed_{SEED.value}")
+    task = tasks.read(trained)
+    num = NUM.value if task is None or NUM.present else task.num
+    chosen = guidance.choose(trained, num, None if task is None else task.classes(num))
+    sampler = spec.build(tasks.sampler_spec(SAMPLER), diffjax.samplers)
+    spacing = cli.spacing_of(SPACING.value, sampler)
+    times = times_of(trained.process, trained.params, spacing, STEPS.value)
+    if task is None:
+        networks = {"weak": chosen.weak, "judge": chosen.judge}
+        form = trained.config.image_shape
+        draw = make_draw(trained.model, trained.process, sampler, form, **networks)
+        labels = chosen.labels
+    else:
+        draw, times = task.draw(trained, sampler, times, num, chosen)
+        labels = np.arange(num)
+    out = _folder()
+    images, film = generate(
+        draw,
+        trained.params,
+        SEED.value,
+        num,
+        BATCH_SIZE.value,
+        times,
+        labels,
+        chosen.guidance,
+    )
+    np.savez_compressed(out / "samples.npz", images=images)
+    if task is None:
+        save_grid(out / "grid.png", images)
+    else:
+        write_whole(out / "grid.png", lambda part: task.sheet(images).save(part, format="PNG"))
+    save_film(out / "trajectory.gif", film)
+    print(f"{num} images of step {trained.step} in {out}" + ("" if task is None else task.told))
+
+
+def _folder() -> pathlib.Path:
+    """The folder to write, made."""
+    name = f"seed_{SEED.value}" if tasks.TASK.value is None else f"{tasks.TASK.value}_{SEED.value}"
+    out = pathlib.Path(OUT.value or pathlib.Path(RUN.value) / "samples" / name)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write --out={out}: {error.strerror}") from error
-    sampler = spec.build(SAMPLER.value, diffjax.samplers)
-    spacing = cli.spacing_of(SPACING.value, sampler)
-    draw = make_draw(trained.model, trained.process, sampler, trained.config.image_shape)
-    times = times_of(trained.process, trained.params, spacing, STEPS.value)
-    classes = trained.config.num_classes
-    labels = None if classes is None else np.arange(NUM.value) % classes
-    images, film = generate(
-        draw, trained.params, SEED.value, NUM.value, BATCH_SIZE.value, times, labels
-    )
-    np.savez_compressed(out / "samples.npz", images=images)
-    save_grid(out / "grid.png", images)
-    save_film(out / "trajectory.gif", film)
-    print(f"{NUM.value} images of step {trained.step} in {out}")
+    return out
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import time
 import pytest
 from PIL import Image
 from programs import ROOT, RUN_FLAGS, TINY, check_refused, program
+from sampling import sample_each, untrained
 
 WIDER = TINY.replace("(8,16)", "(8,24)")
 
@@ -84,6 +85,58 @@ def test_sampling(trained, tmp_path, flags, message):
         program("sample", f"--run={trained}", f"--out={tmp_path}/o", *flags), message, started
     )
     assert not (tmp_path / "o").exists()
+
+
+GUIDED = {  # of a run of three classes that may be guided
+    ("--labels=0,3",): "--labels=3: choose a class from 0 to 2",
+    ("--labels=one",): "--labels=one: choose a class from 0 to 2",
+    ("--guidance=2", "--negative=3"): "--negative=3: choose a class from 0 to 2",
+    ("--guidance=1,2,3",): "has 3 scales: give one, or --num=4",
+    ("--guidance=two",): "give numbers with commas",
+    ("--guidance=nan",): "a scale is a finite number",
+    ("--guidance=2", "--guidance_interval=3,1"): "0 <= low < high",
+    ("--guidance=2", "--guidance_interval=3"): "give low,high",
+    ("--guidance=2", "--guidance_rescale=1.5"): "guidance_rescale",
+    ("--guidance=2", "--apg_threshold=0"): "choose a number above 0",
+    ("--guidance=2", "--apg_eta=inf"): "choose a finite number",
+    ("--guidance_interval=1,3",): "--guidance_interval does nothing at --guidance=1",
+    ("--negative=0",): "--negative does nothing at --guidance=1",
+    ("--dynamic_threshold=101",): "dynamic_threshold",
+    ("--judge_scale=2",): "--judge_scale does nothing without --judge",
+    ("--guidance=2", "--negative=0", "--weak={run}"): "leave one out",
+    ("--guidance=2", "--weak={classless}/no"): "is no run folder",
+    ("--guidance=2", "--weak={large}"): "image_shape=(16, 16, 1)",
+    ("--guidance=2", "--weak={x0}"): "has target=x0",
+    ("--judge={run}",): "judges nothing",
+}
+CLASSLESS = {
+    ("--guidance=2",): "--cond_drop",
+    ("--labels=1",): "this run knows no classes",
+    ("--guidance=2", "--negative=1"): "this run knows no classes",
+    ("--guidance=2", "--weak={run}"): "has 3 classes and --run none",
+    ("--judge={judge}",): "8x8",
+}
+
+
+def test_guidance(tmp_path):
+    runs = {
+        "run": untrained(tmp_path / "run", classes=3, null=True),
+        "classless": untrained(tmp_path / "classless"),
+        "large": untrained(tmp_path / "large", classes=3, size=16),
+        "x0": untrained(tmp_path / "x0", classes=3, target="x0"),
+        "judge": untrained(tmp_path / "judge", classes=3, size=16, experiment="classifier"),
+    }
+    cases = [("run", *case) for case in GUIDED.items()]
+    cases += [("classless", *case) for case in CLASSLESS.items()]
+    common = ("--num=4", f"--out={tmp_path}/out")
+    lines = sample_each(
+        *((f"--run={runs[run]}", *common, *(flag.format(**runs) for flag in flags))
+        for run, flags, _ in cases)
+    )  # fmt: skip
+    for line, (_, _, message) in zip(lines, cases, strict=True):
+        assert line.startswith("refused: "), line
+        assert message in line
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_run_given():

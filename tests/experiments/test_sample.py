@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from programs import program
+from sampling import sample_each, untrained
 
 
 def draw(run, out, *flags):
@@ -31,3 +32,62 @@ def test_same_seed_same_images_whatever_the_batch(trained, tmp_path, sampler):
         np.testing.assert_array_equal(cut, whole)
     other = draw(trained, tmp_path / "c", "--num=8", "--seed=1", f"--sampler={sampler}")
     assert (other != whole).mean() > 0.5
+
+
+def draw_each(run, out, **calls):
+    """The images of each call, by name."""
+    lines = sample_each(
+        *((f"--run={run}", "--num=4", "--steps=2", f"--out={out}/{name}", *flags)
+        for name, flags in calls.items())
+    )  # fmt: skip
+    assert all(line.startswith("4 images of step 1 in") for line in lines), lines
+    return {name: np.load(out / name / "samples.npz")["images"].astype(int) for name in calls}
+
+
+def test_guidance(tmp_path):
+    """Scales and classes go to their images, 1 is off, and a run is no worse than itself."""
+    run = untrained(tmp_path / "run", classes=3, null=True)
+    weak = untrained(tmp_path / "weak", classes=3, seed=1)
+    drawn = draw_each(
+        run,
+        tmp_path,
+        plain=(),
+        guided=("--guidance=4",),
+        first=("--labels=0",),
+        each=("--guidance=1,4,4,2", "--batch_size=3"),
+        never=("--guidance=4", "--guidance_interval=1e-9,1e-8"),
+        rescaled=("--guidance=4", "--guidance_rescale=0.7", "--guidance_interval=0,inf"),
+        projected=("--guidance=4", "--apg_eta=0", "--apg_threshold=2"),
+        itself=("--guidance=4", f"--weak={run}"),
+        weak=("--guidance=4", f"--weak={weak}"),
+        negative=("--guidance=4", "--negative=0"),
+        dynamic=("--dynamic_threshold=90",),
+    )
+    np.testing.assert_array_equal(drawn["each"][1:3], drawn["guided"][1:3])
+    np.testing.assert_array_equal(drawn["never"], drawn["plain"])
+    np.testing.assert_allclose(drawn["itself"], drawn["plain"], atol=1)
+    own = [0, 3]  # of class 0, from which there is no way to itself
+    np.testing.assert_allclose(drawn["negative"][own], drawn["plain"][own], atol=1)
+    np.testing.assert_allclose(drawn["each"][0], drawn["plain"][0], atol=1)
+    np.testing.assert_array_equal(drawn["first"][own], drawn["plain"][own])
+    assert (drawn["first"][1:3] != drawn["plain"][1:3]).mean() > 0.2
+    for name in ("guided", "rescaled", "projected", "weak", "negative", "dynamic"):
+        assert (drawn[name] != drawn["plain"]).mean() > 0.2, name
+    for name in ("rescaled", "projected", "weak", "negative"):
+        assert (drawn[name] != drawn["guided"]).mean() > 0.2, name
+
+
+def test_judge(tmp_path):
+    """A judge tells classes to a run that knows none."""
+    run = untrained(tmp_path / "run")
+    judge = untrained(tmp_path / "judge", classes=3, experiment="classifier")
+    drawn = draw_each(
+        run,
+        tmp_path,
+        plain=(),
+        judged=(f"--judge={judge}", "--judge_scale=1000", "--labels=0"),
+        other=(f"--judge={judge}", "--judge_scale=0,1000,1000,1000", "--labels=1"),
+    )
+    np.testing.assert_allclose(drawn["other"][0], drawn["plain"][0], atol=1)
+    assert (drawn["judged"] != drawn["plain"]).mean() > 0.2
+    assert (drawn["judged"][1:] != drawn["other"][1:]).mean() > 0.2

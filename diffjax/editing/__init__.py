@@ -1,0 +1,1 @@
+"""Changing given images with a trained network, without training it again."""

@@ -1,0 +1,67 @@
+"""An edit, compiled for `diffjax.generate.generate`."""
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from diffjax.editing.base import Edit
+from diffjax.generate import FILM_FRAMES, FILM_IMAGES, UNGUIDED, Draw
+from diffjax.guidance.plan import Guidance, guide
+from diffjax.process import Process
+from diffjax.randomness import fold_in
+from diffjax.samplers.base import sample
+from diffjax.typing import Images, Keys, Params
+
+
+def make_edit_draw(
+    model: nn.Module,
+    process: Process,
+    edit: Edit,
+    labels: Int[np.ndarray, "N"] | None = None,
+    *,
+    weak: nn.Module | None = None,
+    judge: nn.Module | None = None,
+) -> Draw:
+    """As `generate.make_draw`, of N images: a batch is told by their numbers in place of labels.
+
+    edit and labels are of all N, labels the network's condition or None.
+    """
+    edit.check(process)
+    weak_apply, judge_apply = (None if m is None else m.apply for m in (weak, judge))
+
+    @jax.jit
+    def walk(
+        params: Params,
+        keys: Keys,
+        edit: Edit,
+        labels: Int[Array, "B"] | None,
+        times: Float[Array, "T"],
+        guidance: Guidance,
+    ) -> tuple[Images, Float[Array, "..."]]:
+        bound = process.bind(params)
+        x = edit.start(bound.schedule, fold_in(keys, 0), times[0])
+        denoise = guide(bound, model.apply, params, labels, guidance, weak_apply, judge_apply)
+        return sample(
+            edit,
+            bound.schedule,
+            denoise,
+            fold_in(keys, 1),
+            x,
+            times,
+            frames=FILM_FRAMES,
+            watched=min(len(x), FILM_IMAGES),
+        )
+
+    def draw(
+        params: Params,
+        keys: Keys,
+        numbers: Int[Array, "B"],
+        times: Float[Array, "T"],
+        guidance: Guidance = UNGUIDED,
+    ) -> tuple[Images, Float[Array, "..."]]:
+        rows = np.asarray(numbers)
+        part, chosen = jax.tree.map(lambda leaf: leaf[rows], (edit, labels))
+        return walk(params, keys, part, chosen, times, guidance)
+
+    return draw

@@ -1,0 +1,156 @@
+"""The images and masks that an edit starts from, read from files."""
+
+import os
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
+from PIL import Image, ImageOps
+
+from diffjax.data import images
+from diffjax.data.bad import BadRecord
+from diffjax.data.folder import SUFFIXES
+from diffjax.errors import UserError
+from diffjax.report.images import to_uint8
+
+ARRAYS = (".npy", ".npz")
+MOST = 64  # what is edited at once: more would be a mistake in the folder's name
+Part = Callable[[int, int], Bool[np.ndarray, "H W"]]
+
+
+def read_pictures(path: str, form: tuple[int, int, int]) -> Float32[np.ndarray, "N H W C"]:
+    """The images of a file, or of the files that lie in a folder, in [-1, 1] and of one form.
+
+    Whatever their size and mode, they are cropped and resized as those of a `folder` data set. A
+    .npy or .npz file holds HW, HWC or NHWC, whole numbers from 0 to 255 or others from -1 to 1.
+    Raises UserError for what is missing, cannot be read or is out of range, and for more than MOST.
+    """
+    where = pathlib.Path(os.path.expanduser(path))
+    files = [where] if where.is_file() else _files(where)
+    found = [image for file in files for image in _read(file, form)]
+    if len(found) > MOST:
+        raise UserError(f"{path!r} has {len(found)} images: give {MOST} at most")
+    return np.stack(found)
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    if not folder.is_dir():
+        raise UserError(f"no file or folder {str(folder)!r}: give the path of one with images")
+    legal = SUFFIXES + ARRAYS
+    inside = sorted(file for file in folder.iterdir() if file.is_file() and file.name[0] != ".")
+    found = [file for file in inside if file.name.lower().endswith(legal)]
+    if not found:
+        raise UserError(f"no images in {str(folder)!r}: looked for {', '.join(legal)}")
+    if len(found) > MOST:
+        raise UserError(f"{str(folder)!r} has {len(found)} images: give {MOST} at most")
+    return found
+
+
+def _read(file: pathlib.Path, form: tuple[int, int, int]) -> list[Float32[np.ndarray, "H W C"]]:
+    if file.name.lower().endswith(ARRAYS):
+        pixels = _bytes(_array(file), str(file))
+        return [images.from_array(one, form) for one in pixels]
+    return [_decoded(file, lambda image: images.from_image(image, form))]
+
+
+def _decoded(file: pathlib.Path, read: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    """What `read` makes of the picture in a file, turned as EXIF asks."""
+    try:
+        with images.opened(file, f"image {str(file)!r}", "give another") as image:
+            return read(ImageOps.exif_transpose(image))
+    except BadRecord as error:  # its own words are about skipping records of a data set
+        raise UserError(f"{error.what}: give another") from error
+
+
+def _array(file: pathlib.Path) -> np.ndarray:
+    """The array in a file: of several in a .npz, that named `images`."""
+    try:
+        held = np.load(file, allow_pickle=False)
+        if isinstance(held, np.ndarray):
+            return held
+        with held:
+            names = held.files
+            return held["images" if "images" in names else names[0]]
+    except Exception as error:  # what NumPy raises depends on where a file is damaged
+        raise UserError(f"cannot read array {str(file)!r} ({images.reason(error)})") from error
+
+
+def _bytes(pixels: np.ndarray, name: str) -> UInt8[np.ndarray, "N H W C"]:
+    """An array of images as bytes."""
+    channels = pixels.shape[-1] if pixels.ndim else 0
+    if pixels.ndim == 2:
+        pixels = pixels[None, ..., None]
+    elif pixels.ndim == 3 and channels <= 4:
+        pixels = pixels[None]
+    if pixels.ndim != 4 or not 1 <= pixels.shape[-1] <= 4 or not pixels.size:
+        raise UserError(f"{name!r} holds an array of shape {pixels.shape}: give HW, HWC or NHWC")
+    if pixels.dtype.kind not in "uif":
+        raise UserError(f"{name!r} holds {pixels.dtype}: give whole numbers or floats")
+    low, high = (-1, 1) if pixels.dtype.kind == "f" else (0, 255)
+    least, most = pixels.min(), pixels.max()
+    if not (low <= least and most <= high):  # NaN is in no range
+        raise UserError(
+            f"{name!r} is out of range: its values go from {least} to {most}, "
+            f"and {pixels.dtype} images from {low} to {high}"
+        )
+    return to_uint8(pixels) if low < 0 else pixels.astype(np.uint8)
+
+
+def _centre(height: int, width: int) -> Bool[np.ndarray, "H W"]:
+    rows, columns = np.arange(height)[:, None], np.arange(width)
+    inner = (height // 4 <= rows) & (rows < height - height // 4)
+    return inner & (width // 4 <= columns) & (columns < width - width // 4)
+
+
+# What is painted, True.
+PARTS: dict[str, Part] = {
+    "left": lambda h, w: np.broadcast_to(np.arange(w) < w // 2, (h, w)),
+    "right": lambda h, w: np.broadcast_to(np.arange(w) >= w - w // 2, (h, w)),
+    "top": lambda h, w: np.broadcast_to(np.arange(h)[:, None] < h // 2, (h, w)),
+    "bottom": lambda h, w: np.broadcast_to(np.arange(h)[:, None] >= h - h // 2, (h, w)),
+    "centre": _centre,
+    "border": lambda h, w: ~_centre(h, w),
+}
+
+
+def read_mask(text: str, form: tuple[int, int, int]) -> Bool[np.ndarray, "H W 1"]:
+    """What is kept of an image, True, of the height and width of `form`.
+
+    text: a part that is painted, of PARTS, or a file: white (or 1) is kept and black (or 0)
+    painted. Raises UserError for a file that is missing, cannot be read, or is of another shape,
+    and for a mask that keeps all or nothing.
+    """
+    height, width, _ = form
+    if text in PARTS:
+        keep = ~PARTS[text](height, width)
+    else:
+        file = pathlib.Path(os.path.expanduser(text))
+        if not file.is_file():
+            raise UserError(f"no mask {text!r}: give a file, or one of {', '.join(PARTS)}")
+        grey = _mask_array(file) if file.name.lower().endswith(ARRAYS) else _decoded(file, _grey)
+        if grey.shape != (height, width):
+            shape = "x".join(map(str, grey.shape))
+            raise UserError(
+                f"mask {text!r} is {shape}, the run's images {height}x{width}: "
+                "give one of their height and width"
+            )
+        keep = grey > 0
+    if keep.all() or not keep.any():
+        raise UserError(
+            f"mask {text!r} keeps {'all' if keep.all() else 'nothing'} of an image: "
+            "white (or 1) is kept, black (or 0) painted"
+        )
+    return keep[..., None]
+
+
+def _grey(image: Image.Image) -> Float32[np.ndarray, "H W"]:
+    return images.from_image(image, (image.height, image.width, 1))[..., 0]
+
+
+def _mask_array(file: pathlib.Path) -> np.ndarray:
+    """0 and 1 of a mask in a file of arrays."""
+    mask = _array(file)
+    if mask.dtype.kind not in "buif" or not np.isin(mask, (0, 1)).all():
+        raise UserError(f"mask {str(file)!r} is out of range: 1 is kept, 0 painted, and no others")
+    return mask[..., 0] if mask.ndim == 3 and mask.shape[-1] == 1 else mask

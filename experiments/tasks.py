@@ -1,0 +1,275 @@
+"""The flags of editing, for experiments.sample: what is made of given images with no training."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from jaxtyping import Array, Float, Float32, Int, UInt8
+from PIL import Image
+
+from diffjax.editing.base import Edit
+from diffjax.editing.classify import likeliest
+from diffjax.editing.draw import make_edit_draw
+from diffjax.editing.image_to_image import SDEdit
+from diffjax.editing.inpainting import Repaint
+from diffjax.editing.interpolation import FromNoise, invert, slerp
+from diffjax.editing.pictures import PARTS, read_mask, read_pictures
+from diffjax.editing.posterior import DPS, Coarse, Grey
+from diffjax.errors import UserError
+from diffjax.generate import Draw
+from diffjax.guidance.thresholds import clip_x0
+from diffjax.report.images import grid, to_uint8
+from diffjax.samplers.base import Sampler
+from diffjax.samplers.ddim import DDIM
+from diffjax.trained import Trained
+from diffjax.typing import Denoiser, Images, Params
+from experiments import guidance
+
+RESULTS, BETWEEN = 4, 8  # by default: of each image, and of two neighbours
+TASKS = ("inpaint", "img2img", "interpolate", "colourise", "super_resolution")
+TASK = flags.DEFINE_enum("task", None, TASKS, "edit the images of --init, with no training")
+INIT = flags.DEFINE_string(
+    "init", None, "the images to edit: a picture, a .npy or .npz file, or a folder of these"
+)
+MASK = flags.DEFINE_string(
+    "mask", None,
+    f"inpaint: the part to paint ({', '.join(PARTS)}), or a file of the run's height and width, "
+    "white where the image is kept; by default centre",
+)  # fmt: skip
+JUMP = flags.DEFINE_integer(
+    "jump", None, "inpaint: steps that are taken back at once, by default 10"
+)
+RESAMPLE = flags.DEFINE_integer(
+    "resample", None, "inpaint: how often they are taken, by default 4; 1 takes none back"
+)
+STRENGTH = flags.DEFINE_float(
+    "strength", None, "img2img: the time, above 0 and up to 1, that the image is noised to, by "
+    "default 0.6; 1 keeps next to nothing of it",
+)  # fmt: skip
+FACTOR = flags.DEFINE_integer(
+    "factor", None, "super_resolution: pixels of the image to one of the coarse, by default 4"
+)
+ZETA = flags.DEFINE_float(
+    "zeta", None, "colourise, super_resolution: how far each step goes to what was measured, by "
+    "default 1",
+)  # fmt: skip
+NOISY = ("inpaint", "colourise", "super_resolution")  # whose papers draw with DDPM's steps
+OWN = (
+    (MASK, ("inpaint",)),
+    (JUMP, ("inpaint",)),
+    (RESAMPLE, ("inpaint",)),
+    (STRENGTH, ("img2img",)),
+    (FACTOR, ("super_resolution",)),
+    (ZETA, ("colourise", "super_resolution")),
+    (INIT, TASKS),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Images to edit, in [-1, 1], each in turn.
+
+    labels: the classes they are of; None where the run knows none. edit: what is done to the images
+    of the given numbers. degraded: what it is told of them, as images, where that is not all.
+    """
+
+    pictures: Float32[np.ndarray, "P H W C"]
+    labels: Int[np.ndarray, "P"] | None
+    edit: Callable[[Sampler, Int[np.ndarray, "N"]], Edit]
+    degraded: Float32[np.ndarray, "P H W C"] | None = None
+
+    @property
+    def told(self) -> str:
+        """What to tell the user of the classes that were not given."""
+        return _told(self.labels)
+
+    @property
+    def num(self) -> int:
+        """How many images are made where no number is given."""
+        return RESULTS * len(self.pictures)
+
+    def classes(self, num: int) -> Int[np.ndarray, "N"] | None:
+        """The label of each image that is made; None leaves them to the flags."""
+        if self.labels is None or guidance.LABELS.present:
+            return None
+        return self.labels[np.arange(num) % len(self.pictures)]
+
+    def draw(
+        self, trained: Trained, sampler: Sampler, times: Float[Array, "T"], num: int,
+        chosen: guidance.Chosen,
+    ) -> tuple[Draw, Float[Array, "S"]]:  # fmt: skip
+        """What `generate` makes `num` images with, of their numbers as labels, and the times."""
+        edit = self.edit(sampler, np.arange(num) % len(self.pictures))
+        return _compiled(trained, edit, chosen), jnp.asarray(edit.times(np.asarray(times)))
+
+    def sheet(self, made: UInt8[np.ndarray, "N H W C"]) -> Image.Image:
+        """A row for each picture: it, what was told of it, and what was made of that."""
+        given = [self.pictures] if self.degraded is None else [self.pictures, self.degraded]
+        count = len(self.pictures)
+        blank = np.full((-len(made) % count, *made.shape[1:]), 255, np.uint8)
+        results = np.concatenate([made, blank]).reshape(-1, count, *made.shape[1:])
+        cells = np.stack([*map(to_uint8, given), *results], axis=1)
+        return grid(cells.reshape(-1, *made.shape[1:]), cells.shape[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Path:
+    """Images to walk between, each to the next; as Task."""
+
+    pictures: Float32[np.ndarray, "P H W C"]
+    labels: Int[np.ndarray, "P"] | None
+
+    @property
+    def told(self) -> str:
+        return _told(self.labels)
+
+    @property
+    def num(self) -> int:
+        return BETWEEN * (len(self.pictures) - 1)
+
+    def _shares(self, num: int) -> tuple[Int[np.ndarray, "N"], Float32[np.ndarray, "N"]]:
+        """Of each image that is made, the picture it comes after, and how far it is to the next."""
+        pairs = len(self.pictures) - 1
+        if num % pairs or num < 2 * pairs:
+            raise UserError(
+                f"--num={num}: give a multiple of {pairs}, the pairs of neighbours, and 2 a pair "
+                "at least"
+            )
+        after = np.repeat(np.arange(pairs), num // pairs)
+        return after, np.tile(np.linspace(0, 1, num // pairs, dtype=np.float32), pairs)
+
+    def classes(self, num: int) -> Int[np.ndarray, "N"] | None:
+        after, share = self._shares(num)
+        return None if self.labels is None else self.labels[after + (share > 0.5)]
+
+    def draw(
+        self, trained: Trained, sampler: Sampler, times: Float[Array, "T"], num: int,
+        chosen: guidance.Chosen,
+    ) -> tuple[Draw, Float[Array, "S"]]:  # fmt: skip
+        FromNoise(sampler, jnp.asarray(self.pictures)).check(trained.process)
+        after, share = self._shares(num)
+        ends = _inverted(trained, self.pictures, self.labels, times)
+        edit = FromNoise(sampler, slerp(ends[after], ends[after + 1], jnp.asarray(share)))
+        return _compiled(trained, edit, chosen), times
+
+    def sheet(self, made: UInt8[np.ndarray, "N H W C"]) -> Image.Image:
+        """A row for each pair: the one, the images that lead from it to the other, and that."""
+        pictures = to_uint8(self.pictures)
+        results = made.reshape(len(pictures) - 1, -1, *made.shape[1:])
+        cells = np.concatenate([pictures[:-1, None], results, pictures[1:, None]], axis=1)
+        return grid(cells.reshape(-1, *made.shape[1:]), cells.shape[1])
+
+
+def sampler_spec(flag: flags.FlagHolder[str]) -> str:
+    """The sampler of the flag; of a task that does better with noise, by default ddpm."""
+    return "ddpm" if TASK.value in NOISY and not flag.present else flag.value
+
+
+def read(trained: Trained) -> Task | Path | None:
+    """What --task asks for; None without it.
+
+    Raises UserError for flags and files that do not fit, before anything is computed.
+    """
+    for flag, tasks in OWN:
+        if flag.present and TASK.value not in tasks:
+            raise UserError(f"--{flag.name} does nothing without --task={' or '.join(tasks)}")
+    if TASK.value is None:
+        return None
+    if INIT.value is None:
+        raise UserError(f"--task={TASK.value} needs images: pass --init=FILE or a folder")
+    form = trained.config.image_shape
+    pictures = read_pictures(INIT.value, form)
+    if TASK.value == "interpolate":
+        if len(pictures) < 2:
+            raise UserError(f"--init={INIT.value} has one image: interpolate between two or more")
+        return Path(pictures, _labels(trained, pictures))
+    edit, degraded = _edit(TASK.value, pictures, form)
+    edit(DDIM(), np.zeros(1, np.int64))
+    return Task(pictures, _labels(trained, pictures), edit, degraded)
+
+
+def _edit(
+    task: str, pictures: Float32[np.ndarray, "P H W C"], form: tuple[int, int, int]
+) -> tuple[Callable[[Sampler, Int[np.ndarray, "N"]], Edit], Float32[np.ndarray, "P H W C"] | None]:
+    """`edit` and `degraded` of the Task, as the flags would have them."""
+    match task:
+        case "inpaint":
+            keep = jnp.asarray(read_mask(MASK.value or "centre", form))
+            again = _given(jump=JUMP, resample=RESAMPLE)
+
+            def inpaint(sampler: Sampler, of: Int[np.ndarray, "N"]) -> Edit:
+                known = jnp.asarray(pictures[of])
+                return Repaint(
+                    sampler, known, jnp.broadcast_to(keep, (len(of), *keep.shape)), **again
+                )
+
+            return inpaint, np.where(keep, pictures, np.float32(0))
+        case "img2img":
+            strength = _given(strength=STRENGTH)
+            return lambda sampler, of: SDEdit(sampler, jnp.asarray(pictures[of]), **strength), None
+    measurement = Grey() if task == "colourise" else Coarse(**_given(factor=FACTOR))
+    measurement.check(form)
+    measured = measurement.measure(jnp.asarray(pictures))
+    zeta = _given(zeta=ZETA)
+    shown = np.asarray(measurement.shown(measured))
+    return lambda sampler, of: DPS(sampler, measured[of], measurement, **zeta), shown
+
+
+def _given(**options: flags.FlagHolder[Any]) -> dict[str, Any]:
+    """The flags that are given, or the edit's own defaults hold."""
+    return {name: flag.value for name, flag in options.items() if flag.value is not None}
+
+
+def _labels(
+    trained: Trained, pictures: Float32[np.ndarray, "P H W C"]
+) -> Int[np.ndarray, "P"] | None:
+    """The pictures' classes: those of --labels, or what the network takes them for."""
+    classes = trained.config.num_classes
+    if classes is None:
+        return None
+    if guidance.LABELS.present:
+        return guidance.labels_of(classes, len(pictures))
+    process, params = trained.process.bind(trained.params), trained.params
+
+    @jax.jit
+    def told(params: Params, x: Images) -> Int[Array, "P"]:
+        def conditioned(labels: Int[Array, "P"]) -> Denoiser:
+            return process.denoiser(trained.model.apply, params, labels)
+
+        return likeliest(process.schedule, conditioned, x, classes)
+
+    return np.asarray(told(params, jnp.asarray(pictures)))
+
+
+def _told(labels: Int[np.ndarray, "P"] | None) -> str:
+    if labels is None or guidance.LABELS.present:
+        return ""
+    return f", taken for classes {', '.join(map(str, labels))}: --labels would say others"
+
+
+def _inverted(
+    trained: Trained,
+    pictures: Float32[np.ndarray, "P H W C"],
+    labels: Int[np.ndarray, "P"] | None,
+    times: Float[Array, "T"],
+) -> Images:
+    """The pictures' noises, without guidance, under which DDIM's way up strays."""
+    process = trained.process.bind(trained.params)
+
+    @jax.jit
+    def noises(params: Params, x: Images, labels: Int[Array, "P"] | None) -> Images:
+        denoise = process.denoiser(trained.model.apply, params, labels)
+        return invert(process.schedule, clip_x0(denoise, process.schedule), x, times)
+
+    known = None if labels is None else jnp.asarray(labels)
+    return noises(trained.params, jnp.asarray(pictures), known)
+
+
+def _compiled(trained: Trained, edit: Edit, chosen: guidance.Chosen) -> Draw:
+    return make_edit_draw(
+        trained.model, trained.process, edit, chosen.labels, weak=chosen.weak, judge=chosen.judge
+    )
