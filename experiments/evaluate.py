@@ -1,13 +1,19 @@
-"""Measures a run's images by what a judge sees in them and in real ones it has not learnt from.
+"""Measures a run: what a judge sees in its images, how likely it finds real ones, or both.
 
 python -m experiments.evaluate --run=DIR --judge=DIR2 --num=1000
+python -m experiments.evaluate --run=DIR --metrics=bpd --num=100
+Real images are ones that are held out of training.
 """
 
+import dataclasses
 import json
-from collections.abc import Sequence
+import pathlib
+import sys
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import tqdm
 from absl import flags
 from jaxtyping import Float, Int, UInt8
 
@@ -18,52 +24,87 @@ from diffjax import spec
 from diffjax.data import Records, images
 from diffjax.errors import UserError
 from diffjax.generate import generate, make_draw, times_of
+from diffjax.likelihood.measure import Effort, Estimate, estimate, make_measure
 from diffjax.metrics.frechet import frechet_distance
 from diffjax.metrics.judge import Opinion, agreement, class_shares, confidence, make_judge
 from diffjax.metrics.precision_recall import NEIGHBOURS, precision_recall
 from diffjax.report.images import write_whole
-from diffjax.trained import Judge, Trained, load, load_judge
-from diffjax.training.run import RunFolder
+from diffjax.trained import Judge, Trained, check_fit, load, load_judge
+from diffjax.training.run import RunConfig, RunFolder
 from experiments import cli
 
-RUN = flags.DEFINE_string("run", None, "the folder of the run that draws", required=True)
-JUDGE = flags.DEFINE_string(
-    "judge", None, "the folder of a run of experiments.classifier", required=True
-)
+METRICS = ("judge", "bpd")
+RUN = flags.DEFINE_string("run", None, "the folder of the run that is measured", required=True)
+CHOSEN = flags.DEFINE_list(
+    "metrics", ["judge"],
+    "which of judge, what a judge sees in drawn images; bpd, bits/dim of held-out ones",
+)  # fmt: skip
 NUM = flags.DEFINE_integer(
-    "num", 1000, "images to draw, and as many real ones twice", lower_bound=NEIGHBOURS + 1
-)
-STEPS = flags.DEFINE_integer("steps", 50, "sampling steps", lower_bound=1)
-SAMPLER = cli.define_spec("sampler", "ddim", diffjax.samplers, "how they are drawn")
-SPACING = cli.define_spec(
-    "spacing", None, diffjax.spacings, "its times; by default those the sampler does best on"
-)
+    "num", 1000, "images to draw, and as many real ones twice; or real ones whose bits/dim to tell",
+    lower_bound=NEIGHBOURS + 1,
+)  # fmt: skip
 SEED = flags.DEFINE_integer("seed", 0, "all randomness", lower_bound=0)
 BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 100, "images at a time; changes memory and speed, not the images", lower_bound=1
+    "batch_size", 100, "images at a time; changes memory and speed, not the figures", lower_bound=1
 )
-DATA_DIR = flags.DEFINE_string("data_dir", None, "where the judge's prepared TFDS set lies")
+DATA_DIR = flags.DEFINE_string("data_dir", None, "where prepared TFDS sets lie")
+# Of judge.
+JUDGE = flags.DEFINE_string("judge", None, "judge: the folder of a run of experiments.classifier")
+STEPS = flags.DEFINE_integer("steps", 50, "judge: sampling steps", lower_bound=1)
+SAMPLER = cli.define_spec("sampler", "ddim", diffjax.samplers, "judge: how images are drawn")
+SPACING = cli.define_spec(
+    "spacing", None, diffjax.spacings, "judge: its times; by default those the sampler does best on"
+)
+# Of bpd.
+BPD_STEPS = flags.DEFINE_integer(
+    "bpd_steps", None, "bpd: steps of the discrete bound, by default the schedule's", lower_bound=1
+)
+BPD_DRAWS = flags.DEFINE_integer(
+    "bpd_draws", 25, "bpd: times that a bound is seen at, of each image twice", lower_bound=1
+)
+ODE_STEPS = flags.DEFINE_integer(
+    "ode_steps", 20, "bpd: steps of the probability flow, of four evaluations", lower_bound=1
+)
+PROBES = flags.DEFINE_integer(
+    "probes", 1, "bpd: probes of the flow's divergence, of each image twice", lower_bound=1
+)
 
 
 class Real(NamedTuple):
-    """Real images in [-1, 1] and their labels."""
+    """Real images in [-1, 1], and their labels where they are wanted."""
 
     images: Float[np.ndarray, "N H W C"]
-    labels: Int[np.ndarray, "N"]
+    labels: Int[np.ndarray, "N"] | None
 
 
 def main() -> None:
-    trained, judge = load(RUN.value), load_judge(JUDGE.value)
+    unknown = [metric for metric in CHOSEN.value if metric not in METRICS]
+    if unknown or not CHOSEN.value:
+        raise UserError(f"--metrics={','.join(CHOSEN.value)}: choose among {', '.join(METRICS)}")
+    if "judge" in CHOSEN.value and JUDGE.value is None:
+        raise UserError("judge needs --judge, a run of experiments.classifier; or --metrics=bpd")
+    run, config = RunFolder.open(RUN.value)
+    path = run.path / "evaluation.json"
+    read_saved(path)  # or it would be found broken when all is done
+    likely = likely_images(config) if "bpd" in CHOSEN.value else None
+    trained = load(RUN.value)
+    if "judge" in CHOSEN.value:
+        judge_samples(trained, load_judge(str(JUDGE.value)), path)
+    if likely is not None:
+        tell_bits(trained, likely, path)
+
+
+def judge_samples(trained: Trained, judge: Judge, path: pathlib.Path) -> None:
+    """Draws, looks, saves and prints."""
     check_fit(trained, judge)
-    records = open_held_out(judge)
+    records = open_held_out(judge.config)
     num = affordable(NUM.value, len(records))
     reference, floor = halves(records, num, SEED.value)
     drawn, labels = draw(trained, num)
     look = make_judge(judge.model.apply, BATCH_SIZE.value)
     of_reference = look(judge.params, reference.images)
-    samples = measure(look(judge.params, as_records(drawn)), of_reference, labels)
+    samples = measure(look(judge.params, images.scaled(drawn)), of_reference, labels)
     real = measure(look(judge.params, floor.images), of_reference, floor.labels)
-    path = RunFolder.open(RUN.value)[0].path / "evaluation.json"
     save(path, {**settings(trained, judge, num), "samples": samples, "real": real})
     names = records.class_names or [str(i) for i in range(len(real["class_shares"]))]
     for title, drawn_column, real_column in table(samples, real, names):
@@ -71,25 +112,65 @@ def main() -> None:
     print(f"{num} images of step {trained.step}, in {path}")
 
 
-def check_fit(trained: Trained, judge: Judge) -> None:
-    """Raises UserError for a judge of other images, or of other classes where the run has some."""
-    shapes = trained.config.image_shape, judge.config.image_shape
-    if shapes[0] != shapes[1]:
+def likely_images(config: RunConfig) -> Real:
+    """Held-out images whose bits/dim to tell, with the labels that the network takes.
+
+    Raises UserError for a run whose network has no likelihood, and for too few images.
+    """
+    if config.consistent:
         raise UserError(
-            f"the run draws images of {_by(shapes[0])} and the judge knows {_by(shapes[1])}: "
-            "train a judge with the run's --dataset and --image_size"
+            f"bpd has no meaning for a student of {config.objective}, which tells where noise "
+            "ends up, not what image to expect in it: measure its teacher"
         )
-    classes = trained.config.num_classes, judge.config.num_classes
-    if classes[0] not in (None, classes[1]):
-        raise UserError(
-            f"the run has {classes[0]} classes and the judge {classes[1]}: "
-            "train a judge with the run's --dataset"
-        )
+    records = open_held_out(config)
+    held_out = len(records)
+    if held_out < 2:
+        raise UserError(f"the run's data set holds out {held_out} image: bpd needs 2 or more")
+    if NUM.value > held_out:
+        print(f"--num={NUM.value} is cut to {held_out}: the run's data set holds out no more")
+    order = np.random.default_rng(SEED.value).permutation(held_out)[: NUM.value]
+    return read(records, order, config.num_classes is not None)
 
 
-def open_held_out(judge: Judge) -> Records:
-    """What the judge's data set holds out, in the judge's size."""
-    training = judge.config.training
+def tell_bits(trained: Trained, real: Real, path: pathlib.Path) -> None:
+    """Computes the images' bits/dim, saves and prints them."""
+    steps = BPD_STEPS.value or trained.process.schedule.steps
+    effort = Effort(steps, BPD_DRAWS.value, ODE_STEPS.value, PROBES.value)
+    tell = make_measure(trained.model.apply, trained.process, trained.params, effort)
+
+    def progress(work: list[Any]) -> Iterable[Any]:
+        return tqdm.tqdm(work, "bits/dim", file=sys.stderr, disable=None, leave=False)
+
+    values = tell(real.images, real.labels, SEED.value, BATCH_SIZE.value, progress)
+    found = {name: estimate(bits) for name, bits in values.items()}
+    said = {name: value._asdict() for name, value in found.items()}
+    num = len(real.images)
+    about = {"num": num, "step": trained.step, "seed": SEED.value, **dataclasses.asdict(effort)}
+    save(path, {"bpd": {**about, **said}})
+    for row in bits_table(found, steps):
+        print("{:<36}{:>10}{:>10}{:>14}".format(*row))
+    print(f"{num} held-out images, step {trained.step}, in {path}")
+
+
+def bits_table(found: dict[str, Estimate], steps: int) -> list[tuple[str, str, str, str]]:
+    """Title, mean, its standard error, and of that what is the draws'."""
+    titles = {
+        "discrete total": f"bound of {steps} steps",
+        "continuous total": "bound of infinitely many steps",
+        "flow": "probability flow",
+    }
+    rows = [("bits/dim", "mean", "error", "draws' alone")]
+    for name, value in found.items():
+        mean, error, of_draws = (f"{number:.4f}" for number in value)
+        rows.append((titles.get(name, f"  {name.partition(' ')[2]}"), mean, error, of_draws))
+    return rows
+
+
+def open_held_out(config: RunConfig) -> Records:
+    """What a run's data set holds out, in the run's size. Raises UserError where it has none."""
+    training = config.training
+    if "dataset" not in training:
+        raise UserError(f"a run of experiments.{config.experiment} names no data set to look in")
     dataset = spec.build(training["dataset"], diffjax.data, {"data_dir": DATA_DIR.value})
     return dataset.open("test", training["image_size"])
 
@@ -115,9 +196,10 @@ def halves(records: Records, num: int, seed: int) -> tuple[Real, Real]:
     return read(records, order[:num]), read(records, order[num : 2 * num])
 
 
-def read(records: Records, indices: Int[np.ndarray, "N"]) -> Real:
+def read(records: Records, indices: Int[np.ndarray, "N"], labelled: bool = True) -> Real:
     rows = [records[int(index)] for index in indices]
-    return Real(np.stack([r["image"] for r in rows]), np.stack([r["label"] for r in rows]))
+    labels = np.stack([r["label"] for r in rows]) if labelled else None
+    return Real(np.stack([r["image"] for r in rows]), labels)
 
 
 def draw(
@@ -132,11 +214,6 @@ def draw(
     labels = None if config.num_classes is None else np.arange(num) % config.num_classes
     drawn, _ = generate(drawer, trained.params, SEED.value, num, BATCH_SIZE.value, times, labels)
     return drawn, labels
-
-
-def as_records(drawn: UInt8[np.ndarray, "N H W C"]) -> Float[np.ndarray, "N H W C"]:
-    """Drawn images in the form in which real ones are read."""
-    return np.stack([images.from_array(image, image.shape) for image in drawn])
 
 
 def measure(
@@ -195,15 +272,24 @@ def settings(trained: Trained, judge: Judge, num: int) -> dict[str, Any]:
     }
 
 
-def save(path: Any, values: dict[str, Any]) -> None:
+def read_saved(path: pathlib.Path) -> dict[str, Any]:
+    """What earlier calls have found. Raises UserError for a file that cannot be read."""
     try:
-        write_whole(path, lambda part: part.write_text(json.dumps(values, indent=2) + "\n"))
+        saved = json.loads(path.read_text()) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): move it away") from error
+    if not isinstance(saved, dict):
+        raise UserError(f"{path} holds no figures of experiments.evaluate: move it away")
+    return saved
+
+
+def save(path: pathlib.Path, values: dict[str, Any]) -> None:
+    """Writes the values; what another metric has found before stays."""
+    text = json.dumps({**read_saved(path), **values}, indent=2) + "\n"
+    try:
+        write_whole(path, lambda part: part.write_text(text))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
 
 
 if __name__ == "__main__":

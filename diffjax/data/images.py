@@ -68,7 +68,7 @@ def shape(native: Sequence[int], image_size: int | None) -> tuple[int, int, int]
 def from_array(pixels: np.ndarray, form: tuple[int, int, int]) -> np.ndarray:
     """uint8 HWC with 1 to 4 channels to float32 in [-1, 1] of the form (H, W, 1 or 3)."""
     if pixels.shape == form:
-        return _scaled(pixels)
+        return scaled(pixels)
     return from_image(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels), form)
 
 
@@ -80,7 +80,7 @@ def from_image(image: Image.Image, form: tuple[int, int, int]) -> np.ndarray:
     height, width, channels = form
     image = _flattened(image).convert("L" if channels == 1 else "RGB")
     image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
-    return _scaled(np.asarray(image).reshape(form))
+    return scaled(np.asarray(image).reshape(form))
 
 
 def is_grey(image: Image.Image) -> bool:
@@ -99,8 +99,9 @@ def _flattened(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
-def _scaled(pixels: np.ndarray) -> np.ndarray:
-    scaled = pixels.astype(np.float32)
-    scaled /= 127.5
-    scaled -= 1
-    return scaled
+def scaled(pixels: np.ndarray) -> np.ndarray:
+    """uint8 of any shape to float32 in [-1, 1]."""
+    values = pixels.astype(np.float32)
+    values /= 127.5
+    values -= 1
+    return values

@@ -11,12 +11,11 @@ from diffjax.objectives.denoising import Loss, check_huber, check_schedule, weig
 from diffjax.objectives.noising import Noised, Noising
 from diffjax.process import Process, expand
 from diffjax.randomness import fold_in, normal
-from diffjax.schedules.base import Schedule
 from diffjax.time_laws.base import TimeLaw
 from diffjax.time_laws.grid import Grid
 from diffjax.time_laws.uniform import Uniform
 from diffjax.typing import Apply, Keys, Params, Prediction
-from diffjax.variational_terms import levels_nll, prior_kl, step_kl
+from diffjax.variational_terms import last_std, levels_nll, prior_kl, step_kl
 from diffjax.weightings.base import Weighting
 from diffjax.weightings.simple import Simple
 from diffjax.weightings.variational import Variational
@@ -149,26 +148,6 @@ def drawn_term(noised: Noised, prediction: Prediction) -> Float[Array, "B"]:
     std = jnp.where(at_last, expand(last_std(schedule, prediction, t), x0), 1.0)
     value = levels_nll(x0, prediction.x0, std)
     return schedule.steps * jnp.where(last, value, step) / x0[0].size
-
-
-def last_std(
-    schedule: Schedule, prediction: Prediction, t: Float[Array, "B"]
-) -> Float[Array, "B ..."]:
-    """The standard deviation of the step from t to 0, where the posterior has none.
-
-    It is sigma / alpha, what x leaves open of x0 where nothing else is known. Where the network
-    learns it, that is one end, and the other the posterior's of the step before, from 2 t to t
-    (Nichol & Dhariwal 2021, section 3.1, whose first end is sigma: alpha is next to 1).
-    """
-    std = schedule.sigma_ve(t)
-    if prediction.fraction is None:
-        return std
-    before = jnp.minimum(2 * t, 1.0)
-    gap = -jnp.expm1(schedule.log_snr(before) - schedule.log_snr(t))
-    # Where T = 1 there is no step before.
-    log_gap = jnp.log(jnp.where(before > t, gap, 1.0))
-    std, log_gap = (expand(c, prediction.fraction) for c in (std, log_gap))
-    return std * jnp.exp((1 - prediction.fraction) * log_gap / 2)
 
 
 def _check_fair(times: TimeLaw, loss: str) -> None:

@@ -88,7 +88,7 @@ class Discrete(Schedule):
     begins where it did (Lin et al. 2024, algorithm 1). Raises UserError for that and one step.
     """
 
-    zero_terminal_snr: bool = False
+    zero_terminal_snr: bool = dataclasses.field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

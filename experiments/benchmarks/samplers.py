@@ -102,7 +102,7 @@ def measure(trained: Trained, judge: Judge) -> tuple[list[Row], float]:
             times = times_of(trained.process, trained.params, spacing, steps, most)
             drawn, seconds = timed(trained, draw, times, seed)
             bar.update(sampler.nfe(steps) * NUM.value)
-            return look(judge.params, as_floats(drawn)).features, seconds
+            return look(judge.params, images.scaled(drawn)).features, seconds
 
         ancestral, most = DDPM(), REFERENCE_STEPS.value
         draw = make_draw(trained.model, trained.process, ancestral, trained.config.image_shape)
@@ -163,11 +163,6 @@ def timed(
     start = time.perf_counter()
     made = drawn(NUM.value, times)
     return made, time.perf_counter() - start
-
-
-def as_floats(drawn: UInt8[np.ndarray, "N H W C"]) -> Float[np.ndarray, "N H W C"]:
-    """Drawn images in the form in which a judge's training set is read."""
-    return np.stack([images.from_array(image, image.shape) for image in drawn])
 
 
 def table(rows: list[Row], floor: float) -> str:

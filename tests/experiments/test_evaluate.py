@@ -8,12 +8,14 @@ import time
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from programs import JUDGE_FLAGS, RUN_FLAGS, check_refused, program
 
 from diffjax.data.embedded import Embedded
 from diffjax.trained import load_judge
 
 SMALL = ("--image_size=16", "--steps=2")
+TERMS = ("prior", "diffusion", "reconstruction")
 COLUMN = {"confidence", "agreement", "frechet", "precision", "recall", "class_shares"}
 
 
@@ -89,6 +91,7 @@ def test_classes_are_asked_for_in_turn(small_judge, tmp_path):
 
 
 def test_batches_change_nothing_and_a_seed_does(run, judge):
+    (run / "evaluation.json").write_text('{"bpd": {"num": 7}, "num": 8}')
     first, _ = evaluate(run, judge, "--num=12", "--batch_size=12")
     cut, _ = evaluate(run, judge, "--num=12", "--batch_size=5")
     other, _ = evaluate(run, judge, "--num=12", "--seed=1")
@@ -96,6 +99,7 @@ def test_batches_change_nothing_and_a_seed_does(run, judge):
         for name in COLUMN - {"agreement"}:
             np.testing.assert_allclose(cut[column][name], first[column][name], rtol=1e-3, atol=1e-6)
     assert other["real"]["frechet"] != first["real"]["frechet"]
+    assert (other["bpd"], other["num"]) == ({"num": 7}, 12), "what another metric found stays"
 
 
 def test_no_more_than_half_of_what_is_held_out(tmp_path, judge, trained):
@@ -123,3 +127,62 @@ def test_images_of_another_shape(trained, small_judge):
     started = time.monotonic()
     done = program("evaluate", f"--run={trained}", f"--judge={small_judge}")
     check_refused(done, "28x28x1 and the judge knows 16x16x1", started)
+
+
+def bits(run, *flags):
+    effort = ("--bpd_steps=20", "--bpd_draws=2", "--ode_steps=2", "--probes=2")
+    done = program("evaluate", f"--run={run}", "--metrics=bpd", "--num=5", *effort, *flags)
+    assert done.returncode == 0, done.stderr
+    return json.loads((run / "evaluation.json").read_text()), done.stdout
+
+
+def test_bits_per_dim(run):
+    """Of the images that the run has not learnt from: the prior's term is known of each."""
+    (run / "evaluation.json").write_text('{"samples": {"frechet": 1.5}, "num": 12}')
+    saved, text = bits(run)
+    assert (saved["samples"], saved["num"]) == ({"frechet": 1.5}, 12)
+    found = saved["bpd"]
+    assert [found[k] for k in ("num", "step", "steps", "draws", "probes")] == [5, 6, 20, 2, 2]
+    held_out = Embedded().open("test", None)
+    x0 = np.stack([held_out[int(i)]["image"] for i in np.random.default_rng(0).permutation(500)])
+    f = np.cos((np.arange(1001) / 1000 + 0.008) / 1.008 * np.pi / 2) ** 2
+    alpha_bar = np.prod(1 - np.minimum(1 - f[1:] / f[:-1], 0.999))
+    prior = alpha_bar / (1 - alpha_bar) * (x0[:5].astype(np.float64) ** 2).mean((1, 2, 3)) / 2
+    prior /= np.log(2)
+    assert found["discrete prior"]["mean"] == pytest.approx(prior.mean(), rel=1e-3)
+    error = prior.std(ddof=1) / np.sqrt(5)
+    assert found["discrete prior"]["error"] == pytest.approx(error, rel=1e-3)
+    for bound in ("discrete", "continuous"):
+        terms = sum(found[f"{bound} {term}"]["mean"] for term in TERMS)
+        assert found[f"{bound} total"]["mean"] == pytest.approx(terms, rel=1e-6)
+    for row in ("bound of 20 steps", "bound of infinitely many steps", "probability flow"):
+        assert re.search(rf"^{row}( +-?\d+\.\d{{4}}){{3}}$", text, re.MULTILINE), text
+    cut = bits(run, "--batch_size=2")[0]["bpd"]
+    for name in ("discrete total", "continuous total", "flow"):
+        assert cut[name]["mean"] == pytest.approx(found[name]["mean"], rel=1e-3)
+        assert cut[name]["error"] == pytest.approx(found[name]["error"], rel=1e-2)
+
+
+def test_bits_that_cannot_be_told(run, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for i in range(10):
+        Image.new("L", (28, 28), i).save(tmp_path / "pictures" / f"{i}.png")
+    config = json.loads((run / "config.json").read_text())
+    student = {**config, "objective": "consistency_training"}
+    few, gone = (
+        {**config, "training": {**config["training"], "dataset": f"folder(path='{path}')"}}
+        for path in (tmp_path / "pictures", "/no/such")
+    )
+    for metrics, changed, saved, message in (
+        ("bpd", student, "{}", "student of consistency_training"),
+        ("bpd", few, "{}", "holds out 1 image"),
+        ("bpd", gone, "{}", "/no/such"),
+        ("bpd", config, "{", "move it away"),
+        ("fid", config, "{}", "choose among judge, bpd"),
+    ):
+        (run / "config.json").write_text(json.dumps(changed))
+        (run / "evaluation.json").write_text(saved)
+        started = time.monotonic()
+        done = program("evaluate", f"--run={run}", f"--metrics={metrics}")
+        check_refused(done, message, started)
+        assert (run / "evaluation.json").read_text() == saved
