@@ -30,7 +30,7 @@ class PNDM(Sampler):
 
     @property
     def spacing(self) -> Spacing:
-        return Karras(sigma_max=20.0)  # from more noise, few steps of fixed weights spoil the image
+        return Karras(sigma_max=20.0)  # few steps from more noise spoil the image
 
     def nfe(self, steps: int) -> int:
         return steps + 1 if steps > 1 else 1
