@@ -25,8 +25,8 @@ ALLOWED = {
     "variational_terms": "process schedules typing",
     "weightings": "errors process schedules typing",
     "time_laws": "errors randomness schedules typing",
-    "objectives": "errors models process randomness samplers schedules time_laws typing"
-    " variational_terms weightings",
+    "objectives": "errors models process randomness samplers schedules spacings time_laws"
+    " typing variational_terms weightings",
     "likelihood": "process randomness schedules typing variational_terms",
     "generate": "errors guidance process randomness report samplers spacings typing",
     "editing": "data errors generate guidance process randomness report samplers schedules spacings"

@@ -16,6 +16,7 @@ from diffjax.randomness import normal
 from diffjax.samplers.base import Sampler
 from diffjax.samplers.ddim import DDIM
 from diffjax.schedules.base import Schedule
+from diffjax.spacings.trailing import Trailing
 from diffjax.time_laws.base import TimeLaw
 from diffjax.time_laws.log_normal import LogNormal
 from diffjax.typing import Apply, Images, Keys, Params
@@ -43,13 +44,19 @@ def consistency_loss(
     how likely each interval is; the grid is fixed. The batch holds `image` in [-1, 1], and `label`
     where `conditional`.
 
-    Raises UserError for a process that is not consistent, a solver that draws noise, and more or
-    fewer intervals than the schedule's steps have.
+    Raises UserError for a process that is not consistent, a solver that draws noise or wants other
+    times than even ones, and more or fewer intervals than the schedule's steps have.
     """
     if not process.consistent:
         raise UserError("a consistency loss needs a consistent process: Process(consistent=True)")
     if solver.order == 0:
         raise UserError(f"solver {type(solver).__name__} draws noise: choose one of order above 0")
+    if solver.spacing != Trailing():
+        # Heun's first step from t = 1 on a cosine is 2e4 noise levels long: no target to learn.
+        raise UserError(
+            f"solver {type(solver).__name__} errs on the even times of this grid: "
+            "choose ddim or another that does best on trailing ones"
+        )
     points = grid(process.schedule, intervals)
 
     def loss_fn(

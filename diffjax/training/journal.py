@@ -25,17 +25,22 @@ class Log:
     """
 
     def __init__(self, window: Sequence[Any] = ()) -> None:
-        self.window: list[dict[str, float]] = list(window)
+        self._window: list[dict[str, float]] = list(window)
+
+    @property
+    def window(self) -> list[dict[str, float]]:
+        """A copy: a checkpoint is still being written when training has gone on."""
+        return list(self._window)
 
     def add(self, metrics: dict[str, np.ndarray]) -> None:
         """Metrics of the steps of one dispatch, one entry a step; of a skipped one only that."""
         for i, skipped in enumerate(metrics["skipped"]):
             one = {k: float(v[i]) for k, v in metrics.items()}
-            self.window.append({"skipped": 1.0} if skipped else one)
+            self._window.append({"skipped": 1.0} if skipped else one)
 
     def write(self, step: int) -> None:
         """One line for the window that ends at `step`."""
-        self.window.clear()
+        self._window.clear()
 
     def digest(self) -> str | None:
         """A checksum of what has been written, for the next checkpoint; None where nothing is."""
@@ -98,7 +103,7 @@ class Journal(Log):
         self._bar.update(len(metrics["skipped"]))
 
     def write(self, step: int) -> None:
-        means = window_means(self.window)
+        means = window_means(self._window)
         super().write(step)
         _append(self._file, {"step": step, **means})
         now = time.perf_counter()

@@ -16,6 +16,7 @@ from diffjax.randomness import normal, sample_keys
 from diffjax.samplers.base import Sampler, sample
 from diffjax.samplers.consistency import Consistency
 from diffjax.samplers.ddim import DDIM
+from diffjax.samplers.heun import Heun
 from diffjax.schedules.cosine import Cosine
 from diffjax.schedules.edm import EDM
 from diffjax.schedules.flow import Flow
@@ -249,6 +250,8 @@ def test_refusals():
         loss(Process(Cosine(), "v"), 8)
     with pytest.raises(UserError, match="draws noise"):
         loss(PROCESSES[0], 8, solver=DDIM(eta=1.0))
+    with pytest.raises(UserError, match="solver Heun errs on the even times"):
+        loss(PROCESSES[0], 8, solver=Heun())
     for intervals in (0, 1000):
         with pytest.raises(UserError, match="choose 1 to 999"):
             loss(PROCESSES[0], intervals)

@@ -12,7 +12,7 @@ import pytest
 
 from diffjax.errors import UserError
 from diffjax.training.checkpoint import Checkpoints
-from diffjax.training.journal import Journal, keep_until
+from diffjax.training.journal import Journal, Log, keep_until
 from diffjax.training.loop import Plan
 from diffjax.training.run import RunConfig, RunFolder
 
@@ -262,3 +262,13 @@ def test_where_none_is_sound_the_run_stops_every_time(tmp_path):
         ):
             checkpoints.restore(state())
     assert (tmp_path / "c" / "1").is_dir()
+
+
+def test_what_a_checkpoint_is_given_does_not_change_while_it_is_written():
+    """It is written beside training: a window that grew meanwhile made another line on resuming."""
+    log = Log([{"loss": 1.0, "skipped": 0.0}])
+    given = log.window
+    log.add({"loss": np.ones(1), "skipped": np.zeros(1)})
+    log.write(2)
+    assert given == [{"loss": 1.0, "skipped": 0.0}]
+    assert log.window == []
