@@ -39,7 +39,7 @@ def test_betas(name, zero, steps):
     """Its `sigmoid` and `laplace` are left out, other formulas than the papers': see ours."""
     options = {"linear": LINEAR, "scaled_linear": SCALED}.get(name, {"beta_schedule": name})
     scheduler = diffusers.DDPMScheduler(steps, rescale_betas_zero_snr=zero, **options)
-    alpha_bar = np.append(1.0, expit(NAMES[name](steps, zero).log_snr_table))
+    alpha_bar = np.append(1.0, expit(NAMES[name](steps, zero_terminal_snr=zero).log_snr_table))
     betas = 1 - alpha_bar[1:] / alpha_bar[:-1]
     # Those of diffusers are float32, and once rescaled differences of float32 products.
     np.testing.assert_allclose(
