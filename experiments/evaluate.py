@@ -33,7 +33,6 @@ from diffjax.trained import Judge, Trained, check_fit, load, load_judge
 from diffjax.training.run import RunConfig, RunFolder
 from experiments import cli
 
-METRICS = ("judge", "bpd")
 RUN = flags.DEFINE_string("run", None, "the folder of the run that is measured", required=True)
 CHOSEN = flags.DEFINE_list(
     "metrics", ["judge"],
@@ -68,6 +67,10 @@ ODE_STEPS = flags.DEFINE_integer(
 PROBES = flags.DEFINE_integer(
     "probes", 1, "bpd: probes of the flow's divergence, of each image twice", lower_bound=1
 )
+OF_METRIC = {
+    "judge": (JUDGE, STEPS, SAMPLER, SPACING),
+    "bpd": (BPD_STEPS, BPD_DRAWS, ODE_STEPS, PROBES),
+}
 
 
 class Real(NamedTuple):
@@ -78,9 +81,13 @@ class Real(NamedTuple):
 
 
 def main() -> None:
-    unknown = [metric for metric in CHOSEN.value if metric not in METRICS]
+    unknown = [metric for metric in CHOSEN.value if metric not in OF_METRIC]
     if unknown or not CHOSEN.value:
-        raise UserError(f"--metrics={','.join(CHOSEN.value)}: choose among {', '.join(METRICS)}")
+        raise UserError(f"--metrics={','.join(CHOSEN.value)}: choose among {', '.join(OF_METRIC)}")
+    for metric, own in OF_METRIC.items():
+        for flag in own:
+            if flag.present and metric not in CHOSEN.value:
+                raise UserError(f"--{flag.name} does nothing without --metrics={metric}")
     if "judge" in CHOSEN.value and JUDGE.value is None:
         raise UserError("judge needs --judge, a run of experiments.classifier; or --metrics=bpd")
     run, config = RunFolder.open(RUN.value)

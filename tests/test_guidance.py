@@ -189,7 +189,7 @@ def test_interval():
     """Guidance acts where low < sigma / alpha <= high, for one time or one a sample."""
     schedule = VarianceExploding()
     levels = jnp.asarray([0.5, 1.0, 1.5, 2.0, 2.5])
-    times = jnp.asarray(schedule.time_at(levels), jnp.float32)
+    times = schedule.time_at(levels)
     noise = schedule.sigma_ve(times)
     x, _ = noisy(schedule, 0.5, count=5)
     pair = gaussians(schedule)

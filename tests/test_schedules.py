@@ -234,7 +234,7 @@ def test_time_at_is_the_inverse_of_sigma_ve(schedule, shares):
     np.testing.assert_allclose(back, times, atol=1e-6)
     low, high = np.log(schedule.noise_range())
     wanted = np.exp(low + shares * (min(high, np.log(80)) - low))
-    at = schedule.time_at(wanted)
+    at = np.asarray(schedule.time_at(jnp.asarray(wanted, jnp.float32)), np.float64)
     # Of float32 times no one has just this noise: it lies between that of two near ones.
     less, more = (schedule.sigma_ve(jnp.asarray(np.clip(at + h, 0, 1))) for h in (-2e-7, 2e-7))
     np.testing.assert_array_less(less, wanted * (1 + 3e-6))

@@ -130,7 +130,7 @@ def log_snr_times(schedule: Schedule, first: float, points: int) -> Float32[np.n
     """`points` times, even in log-SNR, from `first` to 1, or to where the signal is negligible."""
     ends = np.asarray(schedule.log_snr(jnp.asarray([first, LATEST])), np.float64)
     log_snr = np.linspace(ends[0], max(ends[1], NEGLIGIBLE), points)
-    times = schedule.time_at(np.exp(-log_snr / 2)).astype(np.float32)
+    times = np.array(schedule.time_at(jnp.asarray(np.exp(-log_snr / 2), jnp.float32)))
     times[0] = first
     return times
 

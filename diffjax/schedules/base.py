@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Float64, Key
 
 from diffjax.errors import UserError
@@ -58,15 +59,20 @@ class Schedule(abc.ABC):
         ends = self.sigma_ve(jnp.asarray([1 / self.steps, 1.0]))
         return float(ends[0]), float(ends[1])
 
-    def time_at(self, sigma_ve: Any) -> Float64[np.ndarray, "*n"]:
-        """The time in [0, 1] at which sigma / alpha is `sigma_ve`, by bisection to 2e-9."""
-        wanted = np.asarray(sigma_ve, np.float64)
-        low, high = np.zeros_like(wanted), np.ones_like(wanted)
-        for _ in range(29):
+    def time_at(self, sigma_ve: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        """The time in (0, 1] at which sigma / alpha is `sigma_ve`, or the nearer end.
+
+        By bisection to 2e-9, or to what the type can tell; no gradient goes through it.
+        """
+
+        def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+            low, high = ends
             middle = (low + high) / 2
-            below = np.asarray(self.sigma_ve(jnp.asarray(middle, jnp.float32))) < wanted
-            low, high = np.where(below, middle, low), np.where(below, high, middle)
-        return high
+            below = self.sigma_ve(middle) < sigma_ve
+            return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+        ends = jnp.zeros_like(sigma_ve), jnp.ones_like(sigma_ve)
+        return lax.stop_gradient(lax.fori_loop(0, 29, halve, ends)[1])
 
     def init(self, key: Key[Array, ""]) -> Params | None:
         """What is learnt, before it is: it goes under "schedule" into what `bind` reads.

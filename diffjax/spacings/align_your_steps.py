@@ -7,7 +7,7 @@ from jaxtyping import Float64
 
 from diffjax.errors import UserError
 from diffjax.schedules.base import Schedule
-from diffjax.spacings.base import Spacing
+from diffjax.spacings.base import Spacing, at_noise
 
 __all__ = ["AlignYourSteps"]
 
@@ -35,4 +35,4 @@ class AlignYourSteps(Spacing):
         # Of levels that are cut to one, one is kept: no two steps begin at the same time.
         table = np.log(np.unique(np.clip(self.sigmas, *schedule.noise_range()))[::-1])
         at = np.linspace(0, len(table) - 1, steps)
-        return schedule.time_at(np.exp(np.interp(at, np.arange(len(table)), table)))
+        return at_noise(schedule, np.exp(np.interp(at, np.arange(len(table)), table)))

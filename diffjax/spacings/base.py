@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Float64
 
@@ -36,3 +37,8 @@ class Spacing(abc.ABC):
                 "take fewer steps, or spacing trailing"
             )
         return times
+
+
+def at_noise(schedule: Schedule, sigma_ve: Float64[np.ndarray, "T"]) -> Float64[np.ndarray, "T"]:
+    """The times at which sigma / alpha is `sigma_ve`."""
+    return np.asarray(schedule.time_at(jnp.asarray(sigma_ve, jnp.float32)), np.float64)

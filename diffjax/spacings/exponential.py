@@ -7,7 +7,7 @@ from jaxtyping import Float64
 
 from diffjax.errors import UserError
 from diffjax.schedules.base import Schedule
-from diffjax.spacings.base import MOST_NOISE, Spacing
+from diffjax.spacings.base import MOST_NOISE, Spacing, at_noise
 
 __all__ = ["Exponential"]
 
@@ -28,4 +28,4 @@ class Exponential(Spacing):
     def starts(self, schedule: Schedule, steps: int) -> Float64[np.ndarray, "{steps}"]:
         low, high = schedule.noise_range()
         high = min(high, self.sigma_max)
-        return schedule.time_at(np.geomspace(high, low, steps))
+        return at_noise(schedule, np.geomspace(high, low, steps))

@@ -7,7 +7,7 @@ from jaxtyping import Float64
 
 from diffjax.errors import UserError
 from diffjax.schedules.base import Schedule
-from diffjax.spacings.base import MOST_NOISE, Spacing
+from diffjax.spacings.base import MOST_NOISE, Spacing, at_noise
 
 __all__ = ["Karras"]
 
@@ -33,4 +33,4 @@ class Karras(Spacing):
         low, high = schedule.noise_range()
         high = min(high, self.sigma_max)
         roots = np.linspace(high ** (1 / self.rho), low ** (1 / self.rho), steps)
-        return schedule.time_at(roots**self.rho)
+        return at_noise(schedule, roots**self.rho)

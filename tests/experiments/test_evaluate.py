@@ -117,6 +117,7 @@ def test_a_judge_is_no_run_and_a_run_no_judge(trained, judge):
         ((f"--run={trained}", "--judge=/no/such"), "/no/such is no run folder"),
         ((f"--run={trained}", f"--judge={judge}", "--num=3"), "num"),
         ((f"--run={trained}",), "--judge"),
+        ((f"--run={trained}", "--metrics=bpd", "--steps=9"), "--steps does nothing without"),
     ):
         started = time.monotonic()
         check_refused(program("evaluate", *flags), message, started)
