@@ -1,0 +1,93 @@
+"""Which way a convolution takes on a CPU: the one that was quickest on the nearest measured shape.
+
+The table comes with the library; `experiments.benchmark convolutions` measures another on the
+machine it runs on and puts it into the user's cache folder, where it is used from the next start.
+"""
+
+import functools
+import json
+import math
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import platformdirs
+
+from diffjax.models.convolution.direct import Direct
+from diffjax.models.convolution.im2col import Im2col
+from diffjax.models.convolution.window import Path, Window
+from diffjax.models.convolution.winograd import Winograd
+
+OPERATIONS = ("forward", "input_gradient", "weight_gradient")
+PATHS: dict[str, Path] = {
+    "direct": Direct(),
+    "im2col": Im2col(),
+    "winograd2": Winograd(2),
+    "winograd4": Winograd(4),
+}
+SHIPPED = pathlib.Path(__file__).parent / "measured.json"
+TUNED = platformdirs.user_cache_path("diffjax") / "convolutions.json"
+
+
+class Measured(NamedTuple):
+    """A shape and what was quickest for it."""
+
+    operation: str
+    kernel: int
+    stride: int
+    batch: int
+    size: int  # height and width
+    inputs: int
+    outputs: int
+    path: str
+    gain: float  # the direct way's time over its own
+
+
+def choose(operation: str, x: Sequence[int], w: Sequence[int], window: Window) -> Path:
+    """The path for images of shape `x`, BHWC, and a kernel of shape `w`, HWIO."""
+    near = [row for row in table() if _comparable(row, operation, window)]
+    if not near or 0 in x:  # no images, no choice
+        return PATHS["direct"]
+    shape = (x[0], math.sqrt(x[1] * x[2]), w[2], w[3])
+    return PATHS[min(near, key=lambda row: _distance(row, shape)).path]
+
+
+@functools.cache
+def table() -> tuple[Measured, ...]:
+    """This machine's own measurements where there are any, else those of the library."""
+    try:
+        return _read(TUNED)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        print(
+            f"{TUNED} is not used ({type(error).__name__}: {error}): "
+            "delete it or run `python -m experiments.benchmark convolutions`",
+            file=sys.stderr,
+        )
+    return _read(SHIPPED)
+
+
+def _read(path: pathlib.Path) -> tuple[Measured, ...]:
+    """Raises OSError, ValueError, TypeError or KeyError for what is no such table."""
+    values = json.loads(path.read_text())
+    rows = tuple(
+        Measured(**dict(zip(values["columns"], row, strict=True))) for row in values["rows"]
+    )
+    for row in rows:
+        if row.path not in PATHS or min(row[1:7]) < 1:
+            raise ValueError(f"no path or no shape: {row}")
+    return rows
+
+
+def _comparable(row: Measured, operation: str, window: Window) -> bool:
+    if row.operation != operation or not PATHS[row.path].takes(window):
+        return False
+    return window.kernel == (row.kernel,) * 2 and window.strides == (row.stride,) * 2
+
+
+def _distance(row: Measured, shape: tuple[float | int, ...]) -> float:
+    """How many doublings lie between, all in all."""
+    own = (row.batch, row.size, row.inputs, row.outputs)
+    return sum(abs(math.log2(a / b)) for a, b in zip(own, shape, strict=True))

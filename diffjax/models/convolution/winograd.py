@@ -1,0 +1,150 @@
+"""3x3 convolutions by fewer multiplications (Winograd 1980; Lavin & Gray 2016, sec. 4).
+
+An image is cut into tiles of m x m outputs, which see (m+2) x (m+2) inputs each. Input tiles and
+kernel are taken to (m+2)² points where convolution is multiplication, so that each point is one
+matrix product over the channels: (m+2)² multiplications for 9 m².
+
+The transforms are matrix products as well: on a CPU they run at the speed of memory, and a
+convolution is a dozen operations to compile. A piece of the batch is taken at a time, so that its
+tiles stay in the cache that the cores share.
+"""
+
+import dataclasses
+import functools
+import operator
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jaxtyping import Float
+
+from diffjax.models.convolution.window import Kernel, Pair, Tensor, Window
+
+SAME = Window((3, 3), (1, 1), ((1, 1), (1, 1)))
+TILE_BYTES = 5 << 20
+
+Table = dict[int, list[list[float | int]]]
+# To the points and back, B^T and A^T of Lavin & Gray (eq. 11 and sec. 4.3): F(m x m, 3 x 3).
+INPUT: Table = {
+    2: [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]],
+    4: [
+        [4, 0, -5, 0, 1, 0],
+        [0, -4, -4, 1, 1, 0],
+        [0, 4, -4, -1, 1, 0],
+        [0, -2, -1, 2, 1, 0],
+        [0, 2, -1, -2, 1, 0],
+        [0, 4, 0, -5, 0, 1],
+    ],
+}
+KERNEL: Table = {
+    2: [[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]],
+    4: [
+        [1 / 4, 0, 0],
+        [-1 / 6, -1 / 6, -1 / 6],
+        [-1 / 6, 1 / 6, -1 / 6],
+        [1 / 24, 1 / 12, 1 / 6],
+        [1 / 24, -1 / 12, 1 / 6],
+        [0, 0, 1],
+    ],
+}
+OUTPUT: Table = {
+    2: [[1, 1, 1, 0], [0, 1, -1, -1]],
+    4: [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
+}
+Matrix = Float[np.ndarray, "p q"]
+Points = Float[Array, "P T C"]  # at each point a row a tile, or for a kernel a row an input channel
+
+
+@dataclasses.dataclass(frozen=True)
+class Winograd:
+    """F(m x m, 3 x 3): takes 3x3 windows of stride 1 whose images keep their size."""
+
+    m: int
+
+    def takes(self, window: Window) -> bool:
+        return window == SAME
+
+    def forward(self, x: Tensor, w: Kernel, window: Window) -> Tensor:
+        return self._convolve(x, _transformed(w, matrix(KERNEL, self.m)), 1)
+
+    def input_gradient(self, dy: Tensor, w: Kernel, window: Window, size: Pair) -> Tensor:
+        """dy convolved with the kernel turned round, inputs for outputs."""
+        return self._convolve(dy, _transformed(w, matrix(KERNEL, self.m)[:, ::-1]), 2)
+
+    def weight_gradient(self, x: Tensor, dy: Tensor, window: Window) -> Kernel:
+        """The transpose of `forward` in its kernel: at each point a product over the tiles."""
+        to_points, from_points = matrix(INPUT, self.m), matrix(OUTPUT, self.m)
+        parts = [
+            lax.dot_general(
+                self._to_points(x[piece], to_points, border=1),
+                self._to_points(dy[piece], from_points.T, border=0),
+                (((1,), (1,)), ((0,), (0,))),
+            )
+            for piece in self._pieces(x)
+        ]
+        total, n = functools.reduce(operator.add, parts), self.m + 2
+        dw = _transformed(total.reshape(n, n, *total.shape[1:]), matrix(KERNEL, self.m).T)
+        return dw.reshape(3, 3, *total.shape[1:])
+
+    def _convolve(self, x: Tensor, kernel: Points, contracted: int) -> Tensor:
+        """`contracted` is the axis of the kernel that the channels of x are."""
+        pieces = []
+        for piece in self._pieces(x):
+            points = self._to_points(x[piece], matrix(INPUT, self.m), border=1)
+            products = lax.dot_general(points, kernel, (((2,), (contracted,)), ((0,), (0,))))
+            pieces.append(self._from_points(products, x.shape[1], x.shape[2]))
+        return jnp.concatenate(pieces)
+
+    def _to_points(self, x: Tensor, to_points: Matrix, *, border: int) -> Points:
+        """The tiles of x, transformed in width and height; `border` zeros before the first."""
+        batch, height, width, channels = x.shape
+        points, length = to_points.shape
+        down, across = self._tiles(height), self._tiles(width)
+        after = length - self.m - border
+        below, right = down * self.m - height + after, across * self.m - width + after
+        x = jnp.pad(x, ((0, 0), (border, below), (border, right), (0, 0)))
+        x = _through(to_points, self._cut(x, 2, across, length))
+        x = x.reshape(points * batch, -1, across, channels)
+        x = _through(to_points, self._cut(x, 1, down, length))
+        return x.reshape(points**2, batch * down * across, channels)
+
+    def _from_points(self, products: Points, height: int, width: int) -> Tensor:
+        """Tiles of outputs, put side by side and cut to the images."""
+        n, m, channels = self.m + 2, self.m, products.shape[-1]
+        down, across = self._tiles(height), self._tiles(width)
+        y = _transformed(products.reshape(n, n, -1, channels), matrix(OUTPUT, m))
+        y = y.reshape(m, m, -1, down, across, channels).transpose(2, 3, 0, 4, 1, 5)
+        return y.reshape(-1, down * m, across * m, channels)[:, :height, :width]
+
+    def _cut(self, x: Tensor, axis: int, tiles: int, length: int) -> Float[Array, "l B h w C"]:
+        """Position by position within a tile, those of all tiles along `axis`."""
+        last = (tiles - 1) * self.m + 1
+        return jnp.stack([lax.slice_in_dim(x, i, i + last, self.m, axis) for i in range(length)])
+
+    def _tiles(self, pixels: int) -> int:
+        return -(-pixels // self.m)
+
+    def _pieces(self, x: Tensor) -> list[slice]:
+        """Cuts the batch so that the tiles of a piece take about TILE_BYTES."""
+        batch, height, width, channels = x.shape
+        tiles = self._tiles(height) * self._tiles(width)
+        step = max(1, TILE_BYTES // ((self.m + 2) ** 2 * tiles * channels * x.dtype.itemsize))
+        return [slice(start, start + step) for start in range(0, batch, step)]
+
+
+def matrix(table: Table, m: int) -> Matrix:
+    """One of the three transforms."""
+    return np.array(table[m], np.float64)
+
+
+def _through(transform: Matrix, x: Float[Array, "q ..."]) -> Float[Array, "p rest"]:
+    """The transform over the first axis."""
+    return jnp.asarray(transform, x.dtype) @ x.reshape(len(x), -1)
+
+
+def _transformed(x: Float[Array, "q q T C"], transform: Matrix) -> Points:
+    """The transform over the first two axes, which become one."""
+    p, q = transform.shape
+    rows = _through(transform, x).reshape(p, q, -1)
+    both = jnp.broadcast_to(jnp.asarray(transform, x.dtype), (p, p, q)) @ rows
+    return both.reshape(p * p, *x.shape[2:])

@@ -1,0 +1,135 @@
+"""Which way of computing a convolution is quickest on this machine's CPU, shape by shape.
+
+python -m experiments.benchmark convolutions
+
+The table goes into the user's cache folder, where every program of this library finds it from its
+next start; delete it to go back to the one that comes with the library.
+"""
+
+import functools
+import itertools
+import json
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+from absl import flags
+from jax import Array
+from tqdm import tqdm
+
+from diffjax.errors import UserError
+from diffjax.models.convolution.choice import OPERATIONS, PATHS, TUNED, Measured
+from diffjax.models.convolution.window import Window
+from diffjax.report.environment import environment
+from diffjax.report.images import write_whole
+
+OUT = flags.DEFINE_string("out", None, f"the table's file; by default {TUNED}")
+BATCH = flags.DEFINE_multi_integer("batch", [1, 4, 32], "batches to measure", lower_bound=1)
+SIZE = flags.DEFINE_multi_integer("size", [4, 8, 16, 32], "heights and widths", lower_bound=1)
+WIDTH = flags.DEFINE_multi_integer("width", [32, 64, 128, 256], "channels", lower_bound=1)
+GAIN = 1.1  # what another way must save over the direct one: winograd4 errs five times as much
+ROUNDS = 7
+SPAN = 0.01  # seconds a round and path
+
+
+class Shape(NamedTuple):
+    """A convolution of square images that halves or keeps their size."""
+
+    kernel: int
+    stride: int
+    batch: int
+    size: int
+    inputs: int
+    outputs: int
+
+    @property
+    def window(self) -> Window:
+        low, high = self.kernel // 2, (self.kernel - 1) // 2
+        # As this library's layers pad: those that halve begin at the first pixel.
+        pad = (0, high) if self.stride > 1 else (low, high)
+        return Window((self.kernel,) * 2, (self.stride,) * 2, (pad, pad))
+
+
+def main() -> None:
+    out = pathlib.Path(OUT.value or TUNED)
+    if out.is_dir():
+        raise UserError(f"--out={out} is a folder: name a file in it")
+    out.parent.mkdir(parents=True, exist_ok=True)  # before what takes minutes
+    work = [(operation, shape) for shape in shapes() for operation in OPERATIONS]
+    with jax.default_device(jax.devices("cpu")[0]):  # also where there is a quicker one
+        rows = [quickest(*item) for item in tqdm(work, disable=None)]
+    values: dict[str, Any] = {
+        "environment": environment(),
+        "columns": Measured._fields,
+        "rows": rows,
+    }
+    write_whole(out, lambda part: part.write_text(as_text(values)))
+    counts = {name: sum(row.path == name for row in rows) for name in PATHS}
+    print(", ".join(f"{name} {count}" for name, count in counts.items()))
+    print(f"{len(rows)} measurements in {out}")
+
+
+def shapes() -> Iterator[Shape]:
+    """Those of a U-Net: blocks, with and without a state put beside, ends, shortcuts, halvings."""
+    for batch, size, width in itertools.product(BATCH.value, SIZE.value, WIDTH.value):
+        yield Shape(3, 1, batch, size, width, width)
+        yield Shape(3, 1, batch, size, 2 * width, width)
+        yield Shape(1, 1, batch, size, 2 * width, width)
+        if size % 2 == 0:
+            yield Shape(3, 2, batch, size, width, width)
+    for batch, width in itertools.product(BATCH.value, {min(WIDTH.value), max(WIDTH.value)}):
+        yield Shape(3, 1, batch, max(SIZE.value), 3, width)
+        yield Shape(3, 1, batch, max(SIZE.value), width, 3)
+
+
+def quickest(operation: str, shape: Shape) -> Measured:
+    """The path to take, and how many times as quick as the direct one it was."""
+    calls = {name: call(operation, shape, name) for name in PATHS}
+    seconds = best({name: made for name, made in calls.items() if made is not None})
+    name = min(seconds, key=lambda name: seconds[name])
+    if seconds["direct"] < GAIN * seconds[name]:
+        name = "direct"
+    return Measured(operation, *shape, name, round(seconds["direct"] / seconds[name], 2))
+
+
+def call(operation: str, shape: Shape, name: str) -> Callable[[], Array] | None:
+    """The operation, compiled, on normal numbers; None where the path cannot serve the shape."""
+    path, window = PATHS[name], shape.window
+    if not path.takes(window):
+        return None
+    size = (shape.size, shape.size)
+    x = jax.random.normal(jax.random.key(0), (shape.batch, *size, shape.inputs))
+    w = jax.random.normal(jax.random.key(1), (*window.kernel, shape.inputs, shape.outputs))
+    dy = jax.random.normal(jax.random.key(2), (shape.batch, *window.outputs(size), shape.outputs))
+    made: dict[str, tuple[Callable[..., Array], tuple[Array, ...]]] = {
+        "forward": (lambda x, w: path.forward(x, w, window), (x, w)),
+        "input_gradient": (lambda dy, w: path.input_gradient(dy, w, window, size), (dy, w)),
+        "weight_gradient": (lambda x, dy: path.weight_gradient(x, dy, window), (x, dy)),
+    }
+    function, arrays = made[operation]
+    return functools.partial(jax.jit(function).lower(*arrays).compile(), *arrays)
+
+
+def best(calls: dict[str, Callable[[], Array]]) -> dict[str, float]:
+    """Seconds a call, the least of rounds in which all take turns."""
+    counts = {name: max(1, int(SPAN / timed(made, 2))) for name, made in calls.items()}
+    rounds = [
+        {name: timed(made, counts[name]) for name, made in calls.items()} for _ in range(ROUNDS)
+    ]
+    return {name: min(r[name] for r in rounds) for name in calls}
+
+
+def timed(made: Callable[[], Array], count: int) -> float:
+    start = time.perf_counter()
+    for _ in range(count):
+        jax.block_until_ready(made())
+    return (time.perf_counter() - start) / count
+
+
+def as_text(values: dict[str, Any]) -> str:
+    """JSON with a row a line, as tables are read and compared."""
+    rows = ",\n".join("  " + json.dumps(row) for row in values["rows"])
+    head = json.dumps({name: value for name, value in values.items() if name != "rows"}, indent=1)
+    return head.removesuffix("\n}") + f',\n "rows": [\n{rows}\n ]\n}}\n'

@@ -1,0 +1,81 @@
+"""The convolutions' table from the command line: who reads it, what a stop leaves, refusals."""
+
+import json
+import signal
+import time
+
+import pytest
+from programs import check_refused, finish, program, start
+
+from diffjax.models.convolution import choice
+from diffjax.models.convolution.window import Window
+
+SMALL = ("convolutions", "--batch=1", "--size=4", "--width=8")
+
+
+@pytest.fixture
+def tuned(tmp_path, monkeypatch):
+    """Where this machine's own table would be."""
+    path = tmp_path / "new" / "table.json"
+    monkeypatch.setattr(choice, "TUNED", path)
+    choice.table.cache_clear()
+    yield path
+    choice.table.cache_clear()
+
+
+def test_the_table_is_what_the_library_reads(tuned, capsys):
+    done = program("benchmark", *SMALL, f"--out={tuned}")
+    assert done.returncode == 0, done.stderr
+    table = choice.table()
+    assert capsys.readouterr().err == ""
+    # Blocks with and without a state put beside, a shortcut, a halving, both ends.
+    shapes = {
+        (3, 1, 8, 8), (3, 1, 16, 8), (1, 1, 16, 8), (3, 2, 8, 8), (3, 1, 3, 8), (3, 1, 8, 3),
+    }  # fmt: skip
+    assert {(row.kernel, row.stride, row.inputs, row.outputs) for row in table} == shapes
+    assert len(table) == len(choice.OPERATIONS) * len(shapes)
+    for row in table:
+        assert (row.batch, row.size) == (1, 4)
+        assert row.gain == 1 if row.path == "direct" else row.gain >= 1.1
+        pad = (0, 1) if row.stride == 2 else (row.kernel // 2,) * 2
+        window = Window((row.kernel,) * 2, (row.stride,) * 2, (pad, pad))
+        kernel = (row.kernel, row.kernel, row.inputs, row.outputs)
+        chosen = choice.choose(row.operation, (1, 4, 4, row.inputs), kernel, window)
+        assert chosen is choice.PATHS[row.path]
+    # A row a line, and what it was measured on.
+    lines = tuned.read_text().splitlines()
+    assert sum('"forward"' in line for line in lines) == len(shapes)
+    assert json.loads(tuned.read_text())["environment"]["cpu"]
+    counts = [sum(row.path == name for row in table) for name in choice.PATHS]
+    told = ", ".join(f"{name} {count}" for name, count in zip(choice.PATHS, counts, strict=True))
+    assert done.stdout == f"{told}\n{len(table)} measurements in {tuned}\n"
+    assert [path.name for path in tuned.parent.iterdir()] == [tuned.name]
+
+
+def test_stopped_before_the_end_it_leaves_no_table(tuned):
+    process = start("benchmark", *SMALL, f"--out={tuned}")
+    while not tuned.parent.exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    time.sleep(0.5)  # it measures now
+    process.send_signal(signal.SIGINT)
+    assert finish(process).returncode != 0
+    assert list(tuned.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--batch=0", "--batch=0"),
+        ("--out={folder}", "is a folder"),
+        ("--out={file}/table.json", "make room or mend it"),
+    ],
+)
+def test_what_is_refused(flag, message, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("kept")
+    started = time.monotonic()
+    done = program("benchmark", *SMALL, flag.format(folder=tmp_path, file=file))
+    check_refused(done, message, started)
+    assert file.read_text() == "kept"
+    assert list(tmp_path.iterdir()) == [file]
