@@ -1,1 +1,5 @@
 """One program a part of the course: python -m experiments.NAME --flagfile=..."""
+
+from experiments.huge_pages import start_with_huge_pages
+
+start_with_huge_pages()

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
+import jax
+import platformdirs
 from absl import app, flags, logging
 
 import diffjax.spacings
@@ -12,6 +14,8 @@ from diffjax import spec
 from diffjax.errors import UserError
 from diffjax.samplers.base import Sampler
 from diffjax.spacings.base import Spacing
+
+CACHE_BYTES = 2 << 30  # what was not used for longest is deleted first
 
 flags.disclaim_key_flags()  # what is defined here belongs to the program that asked for it
 
@@ -76,9 +80,28 @@ def run(main: Callable[[], None]) -> None:
             return 1
         return 0
 
+    keep_compiled()
     # Orbax logs what it raises too, with the stack trace of each of its threads.
     logging.set_verbosity(logging.FATAL)
     app.run(guarded, flags_parser=_parse)
+
+
+def keep_compiled() -> None:
+    """Programs compiled once are found again at the next start, in the user's cache folder.
+
+    JAX_COMPILATION_CACHE_DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=false keeps none.
+    """
+    settings: dict[str, str | float] = {
+        # A start compiles a hundred small programs too, which together take as long as the large.
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        settings["jax_compilation_cache_dir"] = str(platformdirs.user_cache_path("diffjax") / "jax")
+        settings["jax_compilation_cache_max_size"] = CACHE_BYTES
+    for name, value in settings.items():
+        if name.upper() not in os.environ:
+            jax.config.update(name, value)
 
 
 def _parse(argv: list[str]) -> list[str]:
