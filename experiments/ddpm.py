@@ -7,6 +7,7 @@ import inspect
 import typing
 from collections.abc import Callable
 
+import jax
 from absl import flags
 from flax import linen as nn
 
@@ -84,10 +85,13 @@ SAMPLE_STEPS = flags.DEFINE_integer("sample_steps", 50, "its steps", lower_bound
 SPACING = cli.define_spec(
     "spacing", None, diffjax.spacings, "its times; by default those it does best on"
 )
+REMAT = flags.DEFINE_boolean(
+    "remat", False, "compute blocks again for the gradient instead of keeping them: less memory"
+)
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 64, "images in a picture", lower_bound=1)
 OWN = (
     MODEL, SCHEDULE, TARGET, SIGMA_DATA, LEARNED_VARIANCE, LOSS, WEIGHTING, TIMES, OFFSET_NOISE,
-    HUBER, COND_DROP, SAMPLE_EVERY, SAMPLER, SAMPLE_STEPS, SPACING, NUM_SAMPLES,
+    HUBER, COND_DROP, SAMPLE_EVERY, SAMPLER, SAMPLE_STEPS, SPACING, REMAT, NUM_SAMPLES,
 )  # fmt: skip
 
 
@@ -96,7 +100,7 @@ def main() -> None:
         records = training.open_records()
         config = describe(records)
         model, process = build(config)
-        loss_fn = make_loss(config, model, process)
+        loss_fn = make_loss(config, rematerialised(model) if REMAT.value else model, process)
         sampler = spec.build(SAMPLER.value, diffjax.samplers)
         sampler.check(process)
         with training.run_folder(config, training.flags_text("ddpm", OWN)) as run:
@@ -155,6 +159,8 @@ def describe_model(records: Records) -> tuple[nn.Module, int | None]:
             "sample_size": height if height == width else (height, width),
             "in_channels": channels,
             "out_channels": out_channels,
+            # What an accelerator is built for; a CPU gains nothing by it.
+            "dtype": "float32" if jax.default_backend() == "cpu" else "bfloat16",
         },
     )
     if getattr(model, "out_channels", out_channels) != out_channels:
@@ -172,6 +178,13 @@ def describe_model(records: Records) -> tuple[nn.Module, int | None]:
     return model.clone(
         num_class_embeds=classes + 1
     ) if classes and COND_DROP.value else model, classes
+
+
+def rematerialised(model: nn.Module) -> nn.Module:
+    """The network that keeps less for the gradient. Raises UserError for one that cannot."""
+    if not hasattr(model, "remat"):
+        raise UserError(f"--remat: {type(model).__name__} cannot compute its blocks again")
+    return model.clone(remat=True)
 
 
 def make_loss(config: RunConfig, model: nn.Module, process: Process) -> LossFn:

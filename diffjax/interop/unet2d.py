@@ -23,8 +23,8 @@ from diffjax.typing import Params
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 CLASS = "UNet2DModel"
 DTYPE = "_diffjax_dtype"  # an option of ours; diffusers passes over names that begin with _
-# The options of UNet2DModel: ours without dtype and what Linen adds.
-OPTIONS = {field.name for field in fields(UNet)} - {"dtype", "parent", "name"}
+# The options of UNet2DModel: ours without how it is computed and what Linen adds.
+OPTIONS = {field.name for field in fields(UNet)} - {"dtype", "remat", "parent", "name"}
 # Where torch counts modules in a list, Linen counts in the name.
 LISTS = "down_blocks|up_blocks|resnets|attentions|downsamplers|upsamplers|to_out"
 LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}

@@ -83,8 +83,10 @@ class UNet(nn.Module):
     """Noisy images and a time to an image-shaped output (Ho et al. 2020, app. B; ADM; NCSN++).
 
     Fields are those of diffusers' UNet2DModel, defaults included. `attention_head_dim` None means
-    one head; `sample_size` is a note. `dtype` is what is computed in; parameters
-    and output are float32. Raises UserError for an option or a combination that cannot be built.
+    one head; `sample_size` is a note. `dtype` is what is computed in; parameters and output are
+    float32. `remat` keeps no more than each block's input for the gradient and computes the rest
+    again (Chen et al. 2016): less memory, more work. Raises UserError for an option or a
+    combination that cannot be built.
     """
 
     in_channels: int = 3
@@ -116,6 +118,7 @@ class UNet(nn.Module):
     class_embed_type: str | None = None
     num_class_embeds: int | None = None
     dtype: str = "float32"
+    remat: bool = False
 
     def __post_init__(self) -> None:
         _check_lengths(self)
@@ -161,8 +164,11 @@ class UNet(nn.Module):
 
     def _parts(self, train: bool) -> tuple[Part, Part]:
         """Residual block and attention with what is the same throughout the network."""
+        residual, attention = ResnetBlock, Attention
+        if self.remat:
+            residual, attention = nn.remat(ResnetBlock), nn.remat(Attention)
         resnet = partial(
-            ResnetBlock,
+            residual,
             eps=self.norm_eps,
             activation=ACTIVATIONS[self.act_fn.lower()],
             dropout=self.dropout,
@@ -170,7 +176,7 @@ class UNet(nn.Module):
             train=train,
             dtype=self.dtype,
         )
-        return resnet, partial(Attention, eps=self.norm_eps, dtype=self.dtype)
+        return resnet, partial(attention, eps=self.norm_eps, dtype=self.dtype)
 
     def _norm_out(self, x: Images) -> Images:
         groups = _groups(self, self.block_out_channels[0])

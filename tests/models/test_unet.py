@@ -1,6 +1,7 @@
 """The U-Net: its size, its shapes, what it is conditioned on, and what it refuses."""
 
 import re
+import types
 
 import chex
 import jax
@@ -109,6 +110,55 @@ def test_starts_at_zero_and_every_parameter_can_learn(tiny):
         # A bias on all keys adds the same to all logits, which softmax takes out again.
         if "'to_k']['bias" not in jax.tree_util.keystr(path):
             assert jnp.abs(grad).max() > 0, path
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "head", "called"),
+    [
+        ("8.0", jnp.bfloat16, 16, True),
+        ("10.3", jnp.float16, 128, True),
+        ("7.5", jnp.bfloat16, 16, False),
+        ("gfx942", jnp.bfloat16, 16, False),
+        ("9.0", jnp.float32, 16, False),
+        ("9.0", jnp.bfloat16, 12, False),
+        ("9.0", jnp.bfloat16, 256, False),
+    ],
+)
+def test_flash_attention_is_called_where_there_is_one(monkeypatch, capability, dtype, head, called):
+    """cuDNN's needs a GPU: here jax.nn's own mathematics answers the same call."""
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 3, 5, head)).astype(dtype)
+    expected = attend(q, k, v)
+    asked = []
+    own = jax.nn.dot_product_attention
+
+    def kernel(*args, implementation):
+        asked.append(implementation)
+        return own(*args, implementation="xla")
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    device = types.SimpleNamespace(compute_capability=capability)
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    found = attend(q, k, v)
+    assert asked == ["cudnn"] * called
+    np.testing.assert_allclose(found.astype(float), expected.astype(float), atol=0.03)
+
+
+def test_rematerialised_blocks_give_the_same_and_keep_less():
+    gradients, kept = {}, {}
+    for remat in (False, True):
+        model = UNet(**TINY, dropout=0.5, remat=remat)
+        params = noisy_params(model, IMAGES, TIMES)
+
+        def loss(params, model=model):
+            rngs = {"dropout": jax.random.key(3)}
+            return (model.apply(params, IMAGES, TIMES, train=True, rngs=rngs) ** 2).mean()
+
+        gradients[remat] = jax.jit(jax.grad(loss))(params)
+        residuals = jax.eval_shape(lambda p, loss=loss: jax.vjp(loss, p)[1], params)
+        kept[remat] = sum(leaf.size for leaf in jax.tree.leaves(residuals))
+    chex.assert_trees_all_close(gradients[True], gradients[False], rtol=1e-4, atol=1e-5)
+    assert kept[True] < 0.6 * kept[False]
 
 
 def test_bfloat16_computes_with_float32_parameters_and_output(tiny):

@@ -19,6 +19,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 sys.modules["torchvision"] = None  # diffusers imports it where it is there, matching torch or not
 diffusers = pytest.importorskip("diffusers", reason="pip install -e '.[parity]'")
 
+NOT_THEIRS = ("dtype", "remat", "parent", "name")
 TOLERANCE = 2e-5  # of the output's largest value
 BASE = {
     "block_out_channels": (32, 64),
@@ -237,7 +238,7 @@ def test_old_names_of_attention_mean_the_same_to_both(tmp_path):
 
 def test_options_and_defaults_are_theirs():
     signature = inspect.signature(diffusers.UNet2DModel).parameters
-    ours = {f.name: f.default for f in fields(UNet) if f.name not in ("dtype", "parent", "name")}
+    ours = {f.name: f.default for f in fields(UNet) if f.name not in NOT_THEIRS}
     assert ours == {name: parameter.default for name, parameter in signature.items()}
 
 
@@ -248,7 +249,7 @@ def test_every_option_and_block_is_compared():
     for name, table in (("down_block_types", DOWN), ("up_block_types", UP)):
         assert {block for c in configs for block in c[name]} == set(table)
     for name, legal in CHOICES.items():
-        if name != "dtype":
+        if name not in NOT_THEIRS:
             default = UNet.__dataclass_fields__[name].default
             assert {c.get(name, default) for c in configs} == set(legal), name
     assert {c.get("act_fn", "silu").lower() for c in configs} == set(ACTIVATIONS)
