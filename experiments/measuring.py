@@ -1,4 +1,4 @@
-"""What the benchmarks share: the networks they measure, their work, clocks, and the machine's peak."""
+"""What the benchmarks share: networks and their work, clocks, and what the machine can do."""
 
 import json
 import math
@@ -190,8 +190,10 @@ def _products(jaxpr: Any, scope: str) -> Iterator[tuple[str, int]]:
                 for inner, count in _products(equation.params["jaxpr"].jaxpr, own):
                     yield inner, equation.params["length"] * count
             case _:
-                for inside in jax.core.jaxprs_in_params(equation.params):
-                    yield from _products(inside, own)
+                for value in jax.tree.leaves(equation.params):
+                    inside = getattr(value, "jaxpr", value)  # closed or open
+                    if hasattr(inside, "eqns"):
+                        yield from _products(inside, own)
 
 
 def _operations(equation: Any) -> int:

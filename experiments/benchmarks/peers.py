@@ -1,0 +1,284 @@
+"""This library beside torch and diffusers: the same network, weights and work, taken in turns.
+
+python -m experiments.benchmark peers
+
+On a CPU both compute in float32 on all cores, torch eagerly in either memory format; on a GPU both
+in bfloat16, torch compiled in channels_last as well. The best of torch's sides counts.
+"""
+
+import ctypes
+import dataclasses
+import multiprocessing
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+
+from diffjax.generate import make_draw
+from diffjax.models.unet import UNet
+from diffjax.process import Process
+from diffjax.randomness import sample_keys
+from diffjax.samplers.ddim import DDIM
+from diffjax.schedules.linear import Linear
+from diffjax.training.parallel import Pmap, replicate
+from diffjax.typing import Images, Params
+from experiments import measuring
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What all sides do, and the ratio that is aimed at.
+
+    `split`: on a CPU we train with a device a core, as is quickest for small networks.
+    """
+
+    kind: str
+    network: str
+    batch: int
+    reach: float
+    split: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}_{self.network}_{self.batch}"
+
+
+DDIM_STEPS = 50
+WORKS = {
+    work.name: work
+    for work in (
+        Work("train", "cifar10", 4, 1.3),
+        Work("train", "cifar10", 16, 1.3),
+        Work("train", "greyscale", 32, 1.1, split=True),
+        Work("forward", "cifar10", 4, 1.3),
+        Work("forward", "cifar10", 16, 1.3),
+        Work("ddim", "cifar10", 4, 1.3),
+        Work("ddim", "cifar10", 16, 1.3),
+        Work("ddim", "greyscale", 1, 2.5),
+        Work("ddim", "greyscale", 16, 1.3),
+        Work("memory", "cifar10", 4, 1.25),
+        Work("memory", "cifar10", 16, 1.25),
+        Work("job", "fashion_mnist", 16, 1.5),
+    )
+}
+WORK = flags.DEFINE_multi_enum(
+    "work", list(WORKS), list(WORKS), "what to measure, as often as is wanted; by default all of it"
+)
+ROUNDS = flags.DEFINE_integer("rounds", 3, "times that all sides take turns", lower_bound=1)
+JOB_STEPS = flags.DEFINE_integer("job_steps", 3000, "steps of the main job", lower_bound=1)
+OUT = flags.DEFINE_string("out", "benchmark", "the folder to write")
+OURS = "diffjax"
+FLAGFILE = pathlib.Path(__file__).parents[1] / "flagfiles" / "ddpm_fashion_mnist.flags"
+
+
+def main() -> None:
+    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    rows = []
+    for name in dict.fromkeys(WORK.value):
+        work = WORKS[name]
+        rows.append({"memory": memory, "job": job}.get(work.kind, measure)(work))
+        print(line(rows[-1]), flush=True)
+    folder = pathlib.Path(OUT.value)
+    measuring.save(folder, "peers", {"ddim_steps": DDIM_STEPS, "rows": rows}, plot(rows))
+    print(f"in {folder}")
+
+
+def measure(work: Work) -> dict[str, Any]:
+    """Seconds of each side, and how many times as fast we are: the median of the rounds."""
+    model, params, x = subject(work)
+    calls = {OURS: ours(work, model, params, x), **theirs(work, model, params, np.asarray(x))}
+    taken = measuring.interleaved(calls, ROUNDS.value, 0.5)
+    others = [min(times) for times in zip(*list(taken.values())[1:], strict=True)]
+    ratios = [other / own for other, own in zip(others, taken[OURS], strict=True)]
+    middle = {name: statistics.median(times) for name, times in taken.items()}
+    return row(work, statistics.median(ratios), ratios, seconds=middle) | rates(
+        work, model, params, x, middle[OURS]
+    )
+
+
+def row(work: Work, ratio: float, ratios: list[float], **measured: Any) -> dict[str, Any]:
+    return {"work": work.name, "reach": work.reach, "ratio": ratio, "ratios": ratios, **measured}
+
+
+def subject(work: Work) -> tuple[UNet, Params, Images]:
+    """Network, weights and images. On a GPU the network computes in bfloat16."""
+    options = {} if jax.default_backend() == "cpu" else {"dtype": "bfloat16"}
+    model = measuring.build(work.network, **options)
+    assert isinstance(model, UNet)
+    shape = measuring.image_shape(model)
+    params = measuring.noisy_params(model, shape)
+    return model, params, measuring.images(work.batch, shape)["image"]
+
+
+def ours(work: Work, model: UNet, params: Params, x: Images) -> Callable[[], Any]:
+    match work.kind:
+        case "train" | "memory":
+            return (
+                split_train_step(model, params, x) if work.split else train_step(model, params, x)
+            )
+        case "forward":
+            times = jnp.full(len(x), 500.0)
+            forward = jax.jit(lambda params, x: model.apply({"params": params}, x, times))
+            return lambda: forward(params, x)
+    process = Process(Linear(), "eps")
+    draw = make_draw(model, process, DDIM(), measuring.image_shape(model))
+    times = jnp.asarray(DDIM().spacing.times(process.schedule, DDIM_STEPS))
+    keys = sample_keys(jax.random.key(0), 0, len(x))
+    return lambda: draw(params, keys, None, times)
+
+
+def train_step(model: UNet, params: Params, x: Images) -> Callable[[], Any]:
+    step, state = measuring.training(model, params)
+    run, key = jax.jit(step, donate_argnums=0), jax.random.key(0)
+
+    def call() -> Any:
+        nonlocal state
+        state, metrics = run(state, key, {"image": x})
+        return state, metrics
+
+    return call
+
+
+def split_train_step(model: UNet, params: Params, x: Images) -> Callable[[], Any]:
+    """As the main job runs, a device a core."""
+    step, state = measuring.training(model, params, Pmap().axis_name)
+    run = Pmap().compile(step)
+    state, key = replicate(lambda: state), replicate(jax.random.key, np.uint32(0))
+    batches = Pmap().shard({"image": np.asarray(x)[None]})
+
+    def call() -> Any:
+        nonlocal state
+        state, metrics = run(state, key, batches)
+        return state, metrics
+
+    return call
+
+
+def theirs(work: Work, model: UNet, params: Params, x: np.ndarray) -> dict[str, Callable[[], Any]]:
+    """A side for each way that torch offers."""
+    from experiments.torch_peer import Peer  # so that what is ours alone needs no torch
+
+    ways = {"torch eager": {}, "torch channels_last": {"channels_last": True}}
+    if jax.default_backend() != "cpu":
+        ways["torch compiled"] = {"channels_last": True, "compiled": True}
+
+    def side(options: dict[str, bool]) -> Callable[[], Any]:
+        peer = Peer(model, params, **options)
+        match work.kind:
+            case "train" | "memory":
+                return peer.train_step(x)
+            case "forward":
+                return peer.forward(x)
+        return peer.ddim(x, DDIM_STEPS)
+
+    return {name: side(options) for name, options in ways.items()}
+
+
+def rates(work: Work, model: UNet, params: Params, x: Images, seconds: float) -> dict[str, float]:
+    """Our images a second and useful FLOP/s, and their share of what a matrix product reaches."""
+
+    def apply(params: Params, x: Images) -> Any:
+        return model.apply({"params": params}, x, jnp.zeros(len(x)))
+
+    passes = {"train": 3, "forward": 1, "ddim": DDIM_STEPS}[work.kind]
+    done = passes * measuring.flops(apply, params, x) / seconds
+    return {
+        "images_per_second": len(x) / seconds,
+        "tflops": done / 1e12,
+        "share_of_matmul": done / measuring.matmul_peak(model.dtype),
+    }
+
+
+def memory(work: Work) -> dict[str, Any]:
+    """The most bytes that train steps hold beyond the libraries themselves, a process a side."""
+    held = {}
+    for side in (OURS, "torch"):
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            held[side] = pool.apply(peak_bytes, (side, work))
+    ratio = held["torch"] / held[OURS]
+    return row(work, ratio, [ratio], bytes=held)
+
+
+def peak_bytes(side: str, work: Work) -> int:
+    """Of the third and fourth train step, on Linux: what compilation took before does not count."""
+    from experiments.torch_peer import libraries
+
+    if side != OURS:
+        libraries()
+    jax.block_until_ready(jnp.zeros(1) + 1)
+    before = resident("VmRSS")
+    model, params, x = subject(work)
+    if side == OURS:
+        call = train_step(model, params, x)
+    else:
+        call = theirs(work, model, params, np.asarray(x))["torch eager"]
+    del params
+    for _ in range(2):
+        jax.block_until_ready(call())
+    ctypes.CDLL(None).malloc_trim(0)
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
+    for _ in range(2):
+        jax.block_until_ready(call())
+    return resident("VmHWM") - before
+
+
+def resident(name: str) -> int:
+    """This process's resident bytes, now or at their peak."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    (kilobytes,) = (row.split()[1] for row in status.splitlines() if row.startswith(f"{name}:"))
+    return 1024 * int(kilobytes)
+
+
+def job(work: Work) -> dict[str, Any]:
+    """Seconds of the main job as a program, start, compilation and pictures included."""
+    taken = {}
+    for side, arguments in (
+        (OURS, ["experiments.ddpm", f"--flagfile={FLAGFILE}", "--workdir"]),
+        ("torch", ["experiments.torch_peer", "--out"]),
+    ):
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, "-m", *arguments[:-1], f"{arguments[-1]}={folder}/run"]
+            environ = {**os.environ, "JAX_COMPILATION_CACHE_DIR": f"{folder}/cache"}
+            start = time.perf_counter()
+            subprocess.run(
+                [*command, f"--steps={JOB_STEPS.value}"],
+                check=True, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            taken[side] = time.perf_counter() - start
+    ratio = taken["torch"] / taken[OURS]
+    return row(work, ratio, [ratio], seconds=taken, steps=JOB_STEPS.value)
+
+
+def line(row: dict[str, Any]) -> str:
+    """One work in words."""
+    unit, sides = ("s", row["seconds"]) if "seconds" in row else ("GB", row["bytes"])
+    scale = 1 if unit == "s" else 1e-9
+    told = ", ".join(f"{name} {scale * value:.3f} {unit}" for name, value in sides.items())
+    spread = f"{min(row['ratios']):.2f} to {max(row['ratios']):.2f}"
+    return f"{row['work']:<22}{row['ratio']:6.2f} (reach {row['reach']}, {spread}): {told}"
+
+
+def plot(rows: list[dict[str, Any]]) -> Figure:
+    """How many times as fast, or as small, we are: a bar a work, its reach beside it."""
+    figure = Figure(figsize=(9, 0.5 * len(rows) + 1.2), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    names = [row["work"] for row in rows]
+    axes.barh(names, [row["ratio"] for row in rows], label="diffjax")
+    axes.scatter([row["reach"] for row in rows], names, marker="|", s=300, color="k", label="reach")
+    axes.axvline(1, color="grey", lw=1)
+    axes.invert_yaxis()
+    axes.set_xlabel("times as fast as the best of torch (memory: times as small)")
+    axes.legend()
+    return figure
