@@ -14,7 +14,7 @@ class NotFinite(Exception):
 class Guard:
     """Counts the updates left out in a row; raises NotFinite at the `limit`-th.
 
-    `names` are those of the metric `nonfinite`; `in_row` is where a run taken up again stands.
+    And at once where the parameters overflow, which are then lost. `names` are those of the metric `nonfinite`; `in_row` is where a run taken up again stands.
     """
 
     def __init__(self, names: Sequence[str], limit: int, in_row: int = 0) -> None:
@@ -24,6 +24,8 @@ class Guard:
     def watch(self, step: int, metrics: Mapping[str, np.ndarray]) -> None:
         """Metrics of the steps of one dispatch, the first of which is `step`."""
         for i, skipped in enumerate(metrics["skipped"]):
+            if metrics["nonfinite"][i][-1]:
+                raise NotFinite(f"step {step + i}: the update was not finite in {self._names[-1]}")
             self.in_row = self.in_row + 1 if skipped else 0
             if self.in_row >= self._limit:
                 raise NotFinite(
@@ -33,7 +35,5 @@ class Guard:
 
     def _offenders(self, nonfinite: np.ndarray) -> str:
         names = [name for name, bad in zip(self._names, nonfinite, strict=True) if bad]
-        if not names:
-            return "the parameters, which overflow"
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         return ", ".join(names[:NAMED]) + more

@@ -31,7 +31,7 @@ from diffjax.process import Process
 from diffjax.randomness import sample_keys
 from diffjax.samplers.ddim import DDIM
 from diffjax.schedules.linear import Linear
-from diffjax.training.parallel import Pmap, replicate
+from diffjax.training.parallel import Pmap, replicate, scanned
 from diffjax.typing import Images, Params
 from experiments import measuring
 
@@ -141,11 +141,11 @@ def ours(work: Work, model: UNet, params: Params, x: Images) -> Callable[[], Any
 
 def train_step(model: UNet, params: Params, x: Images) -> Callable[[], Any]:
     step, state = measuring.training(model, params)
-    run, key = jax.jit(step, donate_argnums=0), jax.random.key(0)
+    run, key = jax.jit(scanned(step), donate_argnums=0), jax.random.key(0)
 
     def call() -> Any:
         nonlocal state
-        state, metrics = run(state, key, {"image": x})
+        state, metrics = run(state, key, {"image": x[None]})
         return state, metrics
 
     return call

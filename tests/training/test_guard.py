@@ -5,7 +5,7 @@ import pytest
 
 from diffjax.training.guard import Guard, NotFinite
 
-NAMES = ("loss", *"abcdefgh")
+NAMES = ("loss", *"abcdefgh", "the parameters")
 
 
 def metrics(skipped, bad=()):
@@ -29,6 +29,9 @@ def test_the_limit_across_dispatches_and_a_resume():
 
 def test_many_offenders_are_counted():
     with pytest.raises(NotFinite, match=r"in loss, a, b, c, d and 4 more$"):
-        Guard(NAMES, limit=1).watch(0, metrics([1], bad=NAMES))
-    with pytest.raises(NotFinite, match="the parameters"):
-        Guard(NAMES, limit=1).watch(0, metrics([1]))
+        Guard(NAMES, limit=1).watch(0, metrics([1], bad=NAMES[:-1]))
+
+
+def test_parameters_that_overflow_are_lost_at_once():
+    with pytest.raises(NotFinite, match=r"step 8: .* in the parameters$"):
+        Guard(NAMES, limit=3).watch(8, metrics([0], bad=NAMES[-1:]))
