@@ -42,10 +42,11 @@ SCOPES = {
     "resampling": r"/(up|down)samplers_\d|/resnet_(up|down)(/|$)",
     "sums and skips": r"jvp\([A-Z]\w*\)",  # what is left of the network
     "loss": r"jvp\(",
+    "EMA": r"/ema(/|$)",
     "optimizer": r"^jit\(|^/",
 }
 MERGED = {"loss": "loss and noise"}
-BETWEEN, REST, EMA = "between instructions", "everything else", "EMA"
+BETWEEN, REST = "between instructions", "everything else"
 
 
 class Instruction(NamedTuple):
@@ -203,17 +204,10 @@ def parts_of(
 
 
 def part_of_instruction(name: str, program: Mapping[str, Instruction]) -> str:
-    """By its scope; the optimizer and the average of parameters share one, so by what they read.
-
-    Where one instruction writes the average and more, it is the optimizer's.
-    """
+    """By its scope; the time when nothing ran has no name."""
     if name not in program:
         return REST if name else BETWEEN
-    own = program[name]
-    part = part_of(own.scope)
-    reads = [program[read] for read in own.operands if read in program]
-    averages = any("ema_params" in read.scope and read.bytes == own.bytes for read in reads)
-    return EMA if averages and part == "optimizer" else part
+    return part_of(program[name].scope)
 
 
 def part_of(scope: str) -> str:

@@ -45,7 +45,11 @@ def _may_be_true(value: ast.expr | None) -> bool:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_read_is_run(path):
-    assert not unsafe(path.read_text())
+    found = unsafe(path.read_text())
+    if path.name == "torch_peer.py":  # what the benchmark compares with: it reads no file by torch
+        assert "torch.load" not in path.read_text()
+        found = [line for line in found if not line.endswith(": import torch")]
+    assert not found
 
 
 @pytest.mark.parametrize(

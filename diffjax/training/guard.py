@@ -14,7 +14,8 @@ class NotFinite(Exception):
 class Guard:
     """Counts the updates left out in a row; raises NotFinite at the `limit`-th.
 
-    And at once where the parameters overflow, which are then lost. `names` are those of the metric `nonfinite`; `in_row` is where a run taken up again stands.
+    And at once where the parameters overflow, which are then lost. `names` are those of the metric
+    `nonfinite`; `in_row` is where a run taken up again stands.
     """
 
     def __init__(self, names: Sequence[str], limit: int, in_row: int = 0) -> None:

@@ -91,7 +91,8 @@ def make_train_step(
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         decay = ema_decay_at(state.step, ema_decay)
-        ema_params = optax.incremental_update(params, state.ema_params, 1 - decay)
+        with jax.named_scope("ema"):
+            ema_params = optax.incremental_update(params, state.ema_params, 1 - decay)
         return TrainState(state.step + 1, params, ema_params, opt_state)
 
     def step(state: TrainState, key: Key[Array, ""], batch: Batch) -> tuple[TrainState, Metrics]:

@@ -78,7 +78,7 @@ WORK = flags.DEFINE_multi_enum(
 ROUNDS = flags.DEFINE_integer("rounds", 3, "times that all sides take turns", lower_bound=1)
 JOB_STEPS = flags.DEFINE_integer("job_steps", 3000, "steps of the main job", lower_bound=1)
 OUT = flags.DEFINE_string("out", "benchmark", "the folder to write")
-OURS = "diffjax"
+OURS, SPAN = "diffjax", 2.0
 FLAGFILE = pathlib.Path(__file__).parents[1] / "flagfiles" / "ddpm_fashion_mnist.flags"
 
 
@@ -99,7 +99,7 @@ def measure(work: Work) -> dict[str, Any]:
     """Seconds of each side, and how many times as fast we are: the median of the rounds."""
     model, params, x = subject(work)
     calls = {OURS: ours(work, model, params, x), **theirs(work, model, params, np.asarray(x))}
-    taken = measuring.interleaved(calls, ROUNDS.value, 0.5)
+    taken = measuring.interleaved(calls, ROUNDS.value, SPAN)
     others = [min(times) for times in zip(*list(taken.values())[1:], strict=True)]
     ratios = [other / own for other, own in zip(others, taken[OURS], strict=True)]
     middle = {name: statistics.median(times) for name, times in taken.items()}
@@ -246,7 +246,7 @@ def job(work: Work) -> dict[str, Any]:
     taken = {}
     for side, arguments in (
         (OURS, ["experiments.ddpm", f"--flagfile={FLAGFILE}", "--workdir"]),
-        ("torch", ["experiments.torch_peer", "--out"]),
+        ("torch", ["experiments.torch_job", "--out"]),
     ):
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, "-m", *arguments[:-1], f"{arguments[-1]}={folder}/run"]

@@ -1,0 +1,68 @@
+"""The benchmark's other side does the work that ours does."""
+
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffjax.errors import UserError
+from diffjax.models.unet import UNet
+from experiments import measuring
+from experiments.torch_peer import Peer, libraries
+
+pytestmark = pytest.mark.parity
+TINY = UNet(
+    sample_size=8,
+    block_out_channels=(32, 64),
+    down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+    up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    layers_per_block=1,
+)
+
+
+@pytest.fixture(scope="module")
+def given():
+    pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[parity]'")
+    shape = measuring.image_shape(TINY)
+    params = measuring.noisy_params(TINY, shape)
+    return params, measuring.images(3, shape)["image"]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_peer_has_our_weights(given, channels_last):
+    params, x = given
+    theirs = Peer(TINY, params, channels_last=channels_last).forward(np.asarray(x))()
+    ours = TINY.apply({"params": params}, x, jnp.full(3, 500.0))
+    difference = np.abs(theirs.numpy().transpose(0, 2, 3, 1) - np.asarray(ours)).max()
+    assert difference < 2e-5 * np.abs(ours).max()
+
+
+def test_the_peer_learns_and_averages(given):
+    params, x = given
+    peer = Peer(TINY, params)
+    step = peer.train_step(np.asarray(x))
+    before = [weight.detach().clone() for weight in peer.net.parameters()]
+    first = np.mean([float(step()) for _ in range(5)])
+    for _ in range(40):
+        step()
+    assert np.mean([float(step()) for _ in range(5)]) < 0.9 * first
+    after = [weight.detach() for weight in peer.net.parameters()]
+    moved = sum(float((w - b).abs().sum()) for w, b in zip(after, before, strict=True))
+    lag = sum(float((a - b).abs().sum()) for a, b in zip(peer.averaged, before, strict=True))
+    assert 0 < lag < 0.1 * moved
+
+
+def test_the_peer_draws(given):
+    params, x = given
+    drawn = Peer(TINY, params).ddim(np.asarray(x), 3)()
+    assert drawn.shape == (3, 3, 8, 8)
+    assert float((drawn - Peer(TINY, params).image(np.asarray(x))).abs().max()) > 0.1
+
+
+def test_without_torch_it_says_so(monkeypatch):
+    libraries.cache_clear()
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match=r"diffjax\[parity\]"):
+        libraries()
+    libraries.cache_clear()
