@@ -7,6 +7,7 @@ experiments/flagfiles/ddpm_fashion_mnist.flags.
 """
 
 import importlib.resources
+import math
 import pathlib
 
 import jax
@@ -36,6 +37,14 @@ def main_job_network() -> UNet:
     return spec.build(text, diffjax.models, fits)
 
 
+def share_of_peak(step: int) -> float:
+    """Up in a line, and down along a cosine to 0."""
+    warmup = min(WARMUP, STEPS.value - 1)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return (1 + math.cos(math.pi * (step - warmup) / (STEPS.value - warmup))) / 2
+
+
 def main() -> None:
     torch, diffusers = libraries()
     out = pathlib.Path(OUT.value)
@@ -49,9 +58,7 @@ def main() -> None:
     peer = Peer(model, start["params"])
     law = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
     step, optimizer = peer.trainer(diffusers.DDPMScheduler(**law), PEAK_RATE, DECAY)
-    rate = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, PEAK_RATE, total_steps=STEPS.value, pct_start=min(WARMUP / STEPS.value, 1.0)
-    )
+    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, share_of_peak)
     draw = peer.ddim(np.random.randn(100, *records.image_shape).astype(np.float32), 25, **law)
     order = torch.randperm(len(images))
     for i in range(1, STEPS.value + 1):
