@@ -1,6 +1,7 @@
 """What the programs share: spec flags, and errors in one line instead of a stack trace."""
 
 import os
+import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -96,12 +97,22 @@ def keep_compiled() -> None:
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        settings["jax_compilation_cache_dir"] = str(platformdirs.user_cache_path("diffjax") / "jax")
+    folder = platformdirs.user_cache_path("diffjax") / "jax"
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and _can_write(folder):
+        settings["jax_compilation_cache_dir"] = str(folder)
         settings["jax_compilation_cache_max_size"] = CACHE_BYTES
     for name, value in settings.items():
         if name.upper() not in os.environ:
             jax.config.update(name, value)
+
+
+def _can_write(folder: pathlib.Path) -> bool:
+    """Whether the folder is there, made if need be: else JAX would warn at each program."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
 
 
 def _parse(argv: list[str]) -> list[str]:

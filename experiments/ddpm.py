@@ -7,7 +7,6 @@ import inspect
 import typing
 from collections.abc import Callable
 
-import jax
 from absl import flags
 from flax import linen as nn
 
@@ -86,7 +85,9 @@ SPACING = cli.define_spec(
     "spacing", None, diffjax.spacings, "its times; by default those it does best on"
 )
 REMAT = flags.DEFINE_boolean(
-    "remat", False, "compute blocks again for the gradient instead of keeping them: less memory"
+    "remat",
+    False,
+    "compute blocks again for the gradient instead of keeping them: less memory, but not on a CPU",
 )
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 64, "images in a picture", lower_bound=1)
 OWN = (
@@ -159,8 +160,6 @@ def describe_model(records: Records) -> tuple[nn.Module, int | None]:
             "sample_size": height if height == width else (height, width),
             "in_channels": channels,
             "out_channels": out_channels,
-            # What an accelerator is built for; a CPU gains nothing by it.
-            "dtype": "float32" if jax.default_backend() == "cpu" else "bfloat16",
         },
     )
     if getattr(model, "out_channels", out_channels) != out_channels:

@@ -63,26 +63,16 @@ def image_shape(model: Any) -> tuple[int, int, int]:
     return height, width, model.in_channels
 
 
-def noisy_params(model: nn.Module, shape: tuple[int, int, int], seed: int = 0) -> Params:
-    """Parameters none of which is zero, as a network that has trained a while has them."""
-    images, times = jnp.zeros((1, *shape)), jnp.zeros(1)
-    start = jax.jit(model.init)(jax.random.key(seed), images, times)["params"]
-    leaves, tree = jax.tree.flatten(start)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    moved = [
-        leaf + 0.02 * jax.random.normal(key, leaf.shape)
-        for leaf, key in zip(leaves, keys, strict=True)
-    ]
-    return jax.tree.unflatten(tree, moved)
-
-
 def random_params(model: nn.Module, shape: tuple[int, int, int]) -> Params:
-    """Small numbers, for what costs the same whatever they are; nothing is compiled."""
+    """Numbers as of a network that has trained a while: none is zero, and nothing is compiled."""
     start = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)), jnp.zeros(1))
     draw = np.random.default_rng(0).normal
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(draw(0, 0.02, leaf.shape), leaf.dtype), start["params"]
-    )
+
+    def near_its_start(path: Any, leaf: Any) -> Array:
+        mean = float(path[-1].key == "scale")
+        return jnp.asarray(draw(mean, 0.02, leaf.shape), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(near_its_start, start["params"])
 
 
 def training(

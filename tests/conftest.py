@@ -10,6 +10,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 CACHE = pathlib.Path(__file__).parent.parent / ".cache" / "jax"
 # Through the environment, so that the programs that tests start share the cache.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+# Neither a table of convolutions nor programs of the user's own.
+os.environ["XDG_CACHE_HOME"] = str(CACHE.parent)
 # Tests compile far more than they compute: this halves their time. What must hold to the last bit
 # is tested once more as users run it: .ci/run sets XLA_FLAGS empty for the faults.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
@@ -59,7 +60,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "resnet_time_scale_shift": ("default", "scale_shift"),
     "downsample_type": ("conv", "resnet"),
     "upsample_type": ("conv", "resnet"),
-    "dtype": ("float32", "bfloat16", "float16"),
+    "dtype": (None, "float32", "bfloat16", "float16"),
 }
 POSITIVE = (
     "in_channels",
@@ -83,10 +84,11 @@ class UNet(nn.Module):
     """Noisy images and a time to an image-shaped output (Ho et al. 2020, app. B; ADM; NCSN++).
 
     Fields are those of diffusers' UNet2DModel, defaults included. `attention_head_dim` None means
-    one head; `sample_size` is a note. `dtype` is what is computed in; parameters and output are
-    float32. `remat` keeps no more than each block's input for the gradient and computes the rest
-    again (Chen et al. 2016): less memory, more work. Raises UserError for an option or a
-    combination that cannot be built.
+    one head; `sample_size` is a note. `dtype` is what is computed in, None what the machine is
+    built for: bfloat16 on an accelerator, float32 on a CPU; parameters and output are float32.
+    `remat` keeps no more than each block's input for the gradient and computes the rest again
+    (Chen et al. 2016): less memory, more work; XLA on a CPU keeps it all the same. Raises UserError
+    for an option or a combination that cannot be built.
     """
 
     in_channels: int = 3
@@ -117,7 +119,7 @@ class UNet(nn.Module):
     num_train_timesteps: int | None = None
     class_embed_type: str | None = None
     num_class_embeds: int | None = None
-    dtype: str = "float32"
+    dtype: str | None = None
     remat: bool = False
 
     def __post_init__(self) -> None:
@@ -141,8 +143,8 @@ class UNet(nn.Module):
         t = jnp.atleast_1d(t).astype(jnp.float32)
         emb = ACTIVATIONS[self.act_fn.lower()](self._embed(t, class_labels))
         parts = self._parts(train)
-        image = x = (2 * x - 1 if self.center_input_sample else x).astype(self.dtype)
-        x = Conv3x3(self.block_out_channels[0], dtype=self.dtype, name="conv_in")(x)
+        image = x = (2 * x - 1 if self.center_input_sample else x).astype(self.compute_dtype)
+        x = Conv3x3(self.block_out_channels[0], dtype=self.compute_dtype, name="conv_in")(x)
         states = [x]
         for i, level in enumerate(_down_levels(self)):
             down = DownBlock(level, *parts, self.downsample_padding, name=f"down_blocks_{i}")
@@ -156,11 +158,18 @@ class UNet(nn.Module):
             up = UpBlock(level, *parts, self.norm_eps, name=f"up_blocks_{i}")
             x, drawn = up(x, emb, drawn, taken)
         x = nn.silu(self._norm_out(x))
-        x = Conv3x3(self.out_channels, dtype=self.dtype, kernel_init=zeros, name="conv_out")(x)
+        x = Conv3x3(
+            self.out_channels, dtype=self.compute_dtype, kernel_init=zeros, name="conv_out"
+        )(x)
         x = x.astype(jnp.float32)
         if drawn is not None:
             x = x + drawn
         return x / t[:, None, None, None] if self.time_embedding_type == "fourier" else x
+
+    @property
+    def compute_dtype(self) -> str:
+        """What is computed in on this machine."""
+        return self.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
 
     def _parts(self, train: bool) -> tuple[Part, Part]:
         """Residual block and attention with what is the same throughout the network."""
@@ -174,25 +183,27 @@ class UNet(nn.Module):
             dropout=self.dropout,
             scale_shift=self.resnet_time_scale_shift == "scale_shift",
             train=train,
-            dtype=self.dtype,
+            dtype=self.compute_dtype,
         )
-        return resnet, partial(attention, eps=self.norm_eps, dtype=self.dtype)
+        return resnet, partial(attention, eps=self.norm_eps, dtype=self.compute_dtype)
 
     def _norm_out(self, x: Images) -> Images:
         groups = _groups(self, self.block_out_channels[0])
-        return GroupNorm(groups, self.norm_eps, self.dtype, name="conv_norm_out")(x)
+        return GroupNorm(groups, self.norm_eps, self.compute_dtype, name="conv_norm_out")(x)
 
     def _embed(self, t: Float[Array, "b"], labels: Labels | None) -> Embedding:
         """The embedding of the time, plus that of the class."""
         width = _embedding_width(self)
         features = self._time_features()
-        emb = TimeMLP(width, self.dtype, name="time_embedding")(features(t))
+        emb = TimeMLP(width, self.compute_dtype, name="time_embedding")(features(t))
         if labels is None:
             return emb
         match self.class_embed_type:
             case "timestep":
                 times = labels.astype(jnp.float32)
-                of_class = TimeMLP(width, self.dtype, name="class_embedding")(features(times))
+                of_class = TimeMLP(width, self.compute_dtype, name="class_embedding")(
+                    features(times)
+                )
             case "identity":
                 of_class = labels
             case _:

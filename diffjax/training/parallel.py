@@ -47,7 +47,7 @@ class Pmap:
 
     def compile(self, step: TrainStep) -> Steps:
         run = jax.pmap(
-            scanned(step), AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=0
+            _scanned(step), AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=0
         )
         if jax.process_count() == 1:
             return run
@@ -76,7 +76,7 @@ class Jit:
     axis_name: None = None
 
     def compile(self, step: TrainStep) -> Steps:
-        return jax.jit(scanned(step), donate_argnums=0, out_shardings=_everywhere())
+        return jax.jit(_scanned(step), donate_argnums=0, out_shardings=_everywhere())
 
     def shard(self, batches: Mapping[str, np.ndarray]) -> Batch:
         return _place(batches, PartitionSpec(None, AXIS))
@@ -101,9 +101,7 @@ def wait_for_all(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
-def scanned(step: TrainStep) -> Steps:
-    """Steps over a leading axis of the batches, one after the other."""
-
+def _scanned(step: TrainStep) -> Steps:
     def steps(state: TrainState, key: Any, batches: Batch) -> tuple[TrainState, Metrics]:
         return lax.scan(lambda state, batch: step(state, key, batch), state, batches)
 

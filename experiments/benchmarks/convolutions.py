@@ -10,7 +10,6 @@ import functools
 import itertools
 import json
 import pathlib
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -24,6 +23,7 @@ from diffjax.models.convolution.choice import OPERATIONS, PATHS, TUNED, Measured
 from diffjax.models.convolution.window import Window
 from diffjax.report.environment import environment
 from diffjax.report.images import write_whole
+from experiments import measuring
 
 OUT = flags.DEFINE_string("out", None, f"the table's file; by default {TUNED}")
 BATCH = flags.DEFINE_multi_integer("batch", [1, 4, 32], "batches to measure", lower_bound=1)
@@ -31,6 +31,7 @@ SIZE = flags.DEFINE_multi_integer("size", [4, 8, 16, 32], "heights and widths", 
 WIDTH = flags.DEFINE_multi_integer("width", [32, 64, 128, 256], "channels", lower_bound=1)
 GAIN = 1.1  # what another way must save over the direct one: winograd4 errs five times as much
 ROUNDS = 7
+MACHINE = ("date", "jax", "jaxlib", "cpu", "cores")  # what the times depend on
 SPAN = 0.01  # seconds a round and path
 
 
@@ -61,7 +62,7 @@ def main() -> None:
     with jax.default_device(jax.devices("cpu")[0]):  # also where there is a quicker one
         rows = [quickest(*item) for item in tqdm(work, disable=None)]
     values: dict[str, Any] = {
-        "environment": environment(),
+        "environment": {name: environment()[name] for name in MACHINE},
         "columns": Measured._fields,
         "rows": rows,
     }
@@ -87,7 +88,9 @@ def shapes() -> Iterator[Shape]:
 def quickest(operation: str, shape: Shape) -> Measured:
     """The path to take, and how many times as quick as the direct one it was."""
     calls = {name: call(operation, shape, name) for name in PATHS}
-    seconds = best({name: made for name, made in calls.items() if made is not None})
+    able = {name: made for name, made in calls.items() if made is not None}
+    taken = measuring.interleaved(able, ROUNDS, SPAN)
+    seconds = {name: min(times) for name, times in taken.items()}
     name = min(seconds, key=lambda name: seconds[name])
     if seconds["direct"] < GAIN * seconds[name]:
         name = "direct"
@@ -110,22 +113,6 @@ def call(operation: str, shape: Shape, name: str) -> Callable[[], Array] | None:
     }
     function, arrays = made[operation]
     return functools.partial(jax.jit(function).lower(*arrays).compile(), *arrays)
-
-
-def best(calls: dict[str, Callable[[], Array]]) -> dict[str, float]:
-    """Seconds a call, the least of rounds in which all take turns."""
-    counts = {name: max(1, int(SPAN / timed(made, 2))) for name, made in calls.items()}
-    rounds = [
-        {name: timed(made, counts[name]) for name, made in calls.items()} for _ in range(ROUNDS)
-    ]
-    return {name: min(r[name] for r in rounds) for name in calls}
-
-
-def timed(made: Callable[[], Array], count: int) -> float:
-    start = time.perf_counter()
-    for _ in range(count):
-        jax.block_until_ready(made())
-    return (time.perf_counter() - start) / count
 
 
 def as_text(values: dict[str, Any]) -> str:

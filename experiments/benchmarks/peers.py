@@ -25,15 +25,17 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
+from diffjax.errors import UserError
 from diffjax.generate import make_draw
 from diffjax.models.unet import UNet
 from diffjax.process import Process
 from diffjax.randomness import sample_keys
 from diffjax.samplers.ddim import DDIM
 from diffjax.schedules.linear import Linear
-from diffjax.training.parallel import Pmap, replicate, scanned
+from diffjax.training.parallel import Pmap, replicate
 from diffjax.typing import Images, Params
 from experiments import measuring
+from experiments.torch_peer import Peer, libraries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,11 +85,14 @@ FLAGFILE = pathlib.Path(__file__).parents[1] / "flagfiles" / "ddpm_fashion_mnist
 
 
 def main() -> None:
+    libraries()  # before what takes minutes
+    works = [WORKS[name] for name in dict.fromkeys(WORK.value)]
+    if sys.platform != "linux" and any(work.kind == "memory" for work in works):
+        raise UserError("memory is measured on Linux alone: name each --work but those")
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     rows = []
-    for name in dict.fromkeys(WORK.value):
-        work = WORKS[name]
+    for work in works:
         rows.append({"memory": memory, "job": job}.get(work.kind, measure)(work))
         print(line(rows[-1]), flush=True)
     folder = pathlib.Path(OUT.value)
@@ -113,21 +118,20 @@ def row(work: Work, ratio: float, ratios: list[float], **measured: Any) -> dict[
 
 
 def subject(work: Work) -> tuple[UNet, Params, Images]:
-    """Network, weights and images. On a GPU the network computes in bfloat16."""
-    options = {} if jax.default_backend() == "cpu" else {"dtype": "bfloat16"}
-    model = measuring.build(work.network, **options)
+    """Network, weights and images."""
+    model = measuring.build(work.network)
     assert isinstance(model, UNet)
     shape = measuring.image_shape(model)
-    params = measuring.noisy_params(model, shape)
+    params = measuring.random_params(model, shape)
     return model, params, measuring.images(work.batch, shape)["image"]
 
 
 def ours(work: Work, model: UNet, params: Params, x: Images) -> Callable[[], Any]:
     match work.kind:
+        case "train" if work.split and jax.default_backend() == "cpu":
+            return split_train_step(model, params, x)
         case "train" | "memory":
-            return (
-                split_train_step(model, params, x) if work.split else train_step(model, params, x)
-            )
+            return measuring.Training(model, len(x))
         case "forward":
             times = jnp.full(len(x), 500.0)
             forward = jax.jit(lambda params, x: model.apply({"params": params}, x, times))
@@ -137,18 +141,6 @@ def ours(work: Work, model: UNet, params: Params, x: Images) -> Callable[[], Any
     times = jnp.asarray(DDIM().spacing.times(process.schedule, DDIM_STEPS))
     keys = sample_keys(jax.random.key(0), 0, len(x))
     return lambda: draw(params, keys, None, times)
-
-
-def train_step(model: UNet, params: Params, x: Images) -> Callable[[], Any]:
-    step, state = measuring.training(model, params)
-    run, key = jax.jit(scanned(step), donate_argnums=0), jax.random.key(0)
-
-    def call() -> Any:
-        nonlocal state
-        state, metrics = run(state, key, {"image": x[None]})
-        return state, metrics
-
-    return call
 
 
 def split_train_step(model: UNet, params: Params, x: Images) -> Callable[[], Any]:
@@ -168,8 +160,6 @@ def split_train_step(model: UNet, params: Params, x: Images) -> Callable[[], Any
 
 def theirs(work: Work, model: UNet, params: Params, x: np.ndarray) -> dict[str, Callable[[], Any]]:
     """A side for each way that torch offers."""
-    from experiments.torch_peer import Peer  # so that what is ours alone needs no torch
-
     ways = {"torch eager": {}, "torch channels_last": {"channels_last": True}}
     if jax.default_backend() != "cpu":
         ways["torch compiled"] = {"channels_last": True, "compiled": True}
@@ -197,7 +187,7 @@ def rates(work: Work, model: UNet, params: Params, x: Images, seconds: float) ->
     return {
         "images_per_second": len(x) / seconds,
         "tflops": done / 1e12,
-        "share_of_matmul": done / measuring.matmul_peak(model.dtype),
+        "share_of_matmul": done / measuring.matmul_peak(model.compute_dtype),
     }
 
 
@@ -213,17 +203,15 @@ def memory(work: Work) -> dict[str, Any]:
 
 def peak_bytes(side: str, work: Work) -> int:
     """Of the third and fourth train step, on Linux: what compilation took before does not count."""
-    from experiments.torch_peer import libraries
-
     if side != OURS:
         libraries()
     jax.block_until_ready(jnp.zeros(1) + 1)
     before = resident("VmRSS")
     model, params, x = subject(work)
     if side == OURS:
-        call = train_step(model, params, x)
+        call = ours(work, model, params, x)
     else:
-        call = theirs(work, model, params, np.asarray(x))["torch eager"]
+        call = Peer(model, params).train_step(np.asarray(x))
     del params
     for _ in range(2):
         jax.block_until_ready(call())

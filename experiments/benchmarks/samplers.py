@@ -3,7 +3,6 @@
 python -m experiments.benchmark samplers --run=DIR --judge=DIR2
 """
 
-import json
 import pathlib
 import time
 from collections.abc import Iterator
@@ -25,13 +24,11 @@ from diffjax.errors import UserError
 from diffjax.generate import Draw, generate, make_draw, times_of
 from diffjax.metrics.frechet import frechet_distance
 from diffjax.metrics.judge import make_judge
-from diffjax.report.environment import environment
-from diffjax.report.images import write_whole
 from diffjax.samplers.base import Sampler
 from diffjax.samplers.ddpm import DDPM
 from diffjax.spacings.base import Spacing
 from diffjax.trained import Judge, Trained, check_fit, load, load_judge
-from experiments import cli
+from experiments import cli, measuring
 
 RUN = flags.DEFINE_string("run", None, "the folder of the run that draws", required=True)
 JUDGE = flags.DEFINE_string(
@@ -70,7 +67,7 @@ def main() -> None:
     trained, judge = load(RUN.value), load_judge(JUDGE.value)
     check_fit(trained, judge)
     out = pathlib.Path(OUT.value or pathlib.Path(RUN.value) / "benchmark")
-    out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)  # before what takes minutes
     rows, floor = measure(trained, judge)
     values = {
         "num": NUM.value,
@@ -79,12 +76,9 @@ def main() -> None:
         "floor": floor,
         "spacing": SPACING.value,
         "batch_size": BATCH_SIZE.value,
-        "environment": environment(),
         "rows": [row._asdict() for row in rows],
     }
-    text = json.dumps(values, indent=2) + "\n"
-    write_whole(out / "samplers.json", lambda part: part.write_text(text))
-    write_whole(out / "samplers.png", lambda part: plot(rows, floor).savefig(part, format="png"))
+    measuring.save(out, "samplers", values, plot(rows, floor))
     print(table(rows, floor))
     print(f"{NUM.value} images of step {trained.step} each, in {out}")
 

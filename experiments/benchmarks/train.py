@@ -65,7 +65,9 @@ def main() -> None:
     taken = measuring.interleaved(steps, ROUNDS.value, span=0.2)
     bandwidth = measuring.memory_bandwidth()
     rows = [
-        measure(name, step, taken[name], measuring.matmul_peak(models[name].dtype), bandwidth)
+        measure(
+            name, step, taken[name], measuring.matmul_peak(models[name].compute_dtype), bandwidth
+        )
         for name, step in steps.items()
     ]
     values = {

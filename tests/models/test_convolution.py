@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from jax import lax
@@ -428,3 +429,15 @@ def test_the_wheel_holds_the_shipped_table():
     config.read(ROOT / "setup.cfg")
     package = ".".join(choice.SHIPPED.parent.relative_to(ROOT).parts)
     assert choice.SHIPPED.name in config["options.package_data"][package].split()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"kernel_dilation": 2}, {"input_dilation": (2, 1)}, {"feature_group_count": 2}],
+)
+def test_dilated_and_grouped_convolutions_are_xlas_own(options):
+    x = jax.random.normal(jax.random.key(0), (2, 7, 6, 4))
+    own = nn.Conv(6, (3, 3), padding=1, **options)
+    params = own.init(jax.random.key(1), x)
+    ours = nn.Conv(6, (3, 3), padding=1, **options, conv_general_dilated=conv_general_dilated)
+    np.testing.assert_array_equal(ours.apply(params, x), own.apply(params, x))

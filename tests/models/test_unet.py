@@ -112,6 +112,16 @@ def test_starts_at_zero_and_every_parameter_can_learn(tiny):
             assert jnp.abs(grad).max() > 0, path
 
 
+def test_the_machine_says_what_is_computed_in(monkeypatch):
+    assert UNet(**TINY).compute_dtype == "float32"
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    model = UNet(**TINY)
+    assert model.compute_dtype == "bfloat16"
+    assert spec.build(spec.render(model), models) == model, "a run is the same on every machine"
+    assert UNet(**TINY, dtype="float32").compute_dtype == "float32"
+    assert "dtype='float32'" in spec.render(UNet(**TINY, dtype="float32"))
+
+
 @pytest.mark.parametrize(
     ("capability", "dtype", "head", "called"),
     [

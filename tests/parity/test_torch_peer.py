@@ -5,6 +5,8 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
+from programs import program
 
 from diffjax.errors import UserError
 from diffjax.models.unet import UNet
@@ -25,7 +27,7 @@ TINY = UNet(
 def given():
     pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[parity]'")
     shape = measuring.image_shape(TINY)
-    params = measuring.noisy_params(TINY, shape)
+    params = measuring.random_params(TINY, shape)
     return params, measuring.images(3, shape)["image"]
 
 
@@ -58,6 +60,13 @@ def test_the_peer_draws(given):
     drawn = Peer(TINY, params).ddim(np.asarray(x), 3)()
     assert drawn.shape == (3, 3, 8, 8)
     assert float((drawn - Peer(TINY, params).image(np.asarray(x))).abs().max()) > 0.1
+
+
+def test_the_main_job_in_torch(given, tmp_path):
+    done = program("torch_job", f"--out={tmp_path}", "--steps=2")
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"2.png", "2.pt"}
+    assert Image.open(tmp_path / "2.png").size[0] > 280
 
 
 def test_without_torch_it_says_so(monkeypatch):
