@@ -42,7 +42,8 @@ from experiments.torch_peer import Peer, libraries
 class Work:
     """What all sides do, and the ratio that is aimed at.
 
-    `split`: on a CPU we train with a device a core, as is quickest for small networks.
+    `split`: on a CPU we train with a device a core, as is quickest for small networks. `on`: the
+    machines that do it where no work is asked for by name.
     """
 
     kind: str
@@ -50,6 +51,7 @@ class Work:
     batch: int
     reach: float
     split: bool = False
+    on: tuple[str, ...] = ("cpu",)
 
     @property
     def name(self) -> str:
@@ -63,19 +65,22 @@ WORKS = {
         Work("train", "cifar10", 4, 1.3),
         Work("train", "cifar10", 16, 1.3),
         Work("train", "greyscale", 32, 1.1, split=True),
+        Work("train", "cifar10", 128, 1.0, on=("gpu", "tpu")),
         Work("forward", "cifar10", 4, 1.3),
         Work("forward", "cifar10", 16, 1.3),
+        Work("forward", "cifar10", 128, 1.0, on=("gpu", "tpu")),
         Work("ddim", "cifar10", 4, 1.3),
-        Work("ddim", "cifar10", 16, 1.3),
+        Work("ddim", "cifar10", 16, 1.3, on=("cpu", "gpu", "tpu")),
         Work("ddim", "greyscale", 1, 2.5),
         Work("ddim", "greyscale", 16, 1.3),
         Work("memory", "cifar10", 4, 1.25),
         Work("memory", "cifar10", 16, 1.25),
-        Work("job", "fashion_mnist", 16, 1.5),
+        Work("memory", "cifar10", 128, 1.0, on=("gpu", "tpu")),
+        Work("job", "fashion_mnist", 16, 1.5, on=("cpu", "gpu", "tpu")),
     )
 }
 WORK = flags.DEFINE_multi_enum(
-    "work", list(WORKS), list(WORKS), "what to measure, as often as is wanted; by default all of it"
+    "work", None, list(WORKS), "what to measure, as often as is wanted; by default what suits here"
 )
 ROUNDS = flags.DEFINE_integer("rounds", 3, "times that all sides take turns", lower_bound=1)
 JOB_STEPS = flags.DEFINE_integer("job_steps", 3000, "steps of the main job", lower_bound=1)
@@ -86,11 +91,13 @@ FLAGFILE = pathlib.Path(__file__).parents[1] / "flagfiles" / "ddpm_fashion_mnist
 
 def main() -> None:
     libraries()  # before what takes minutes
-    works = [WORKS[name] for name in dict.fromkeys(WORK.value)]
-    if sys.platform != "linux" and any(work.kind == "memory" for work in works):
-        raise UserError("memory is measured on Linux alone: name each --work but those")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch needs the rest
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    suited = [name for name, work in WORKS.items() if jax.default_backend() in work.on]
+    works = [WORKS[name] for name in dict.fromkeys(WORK.value or suited)]
+    if sys.platform != "linux" and any(work.kind == "memory" for work in works):
+        raise UserError("memory is measured on Linux alone: name each --work but those")
     rows = []
     for work in works:
         rows.append({"memory": memory, "job": job}.get(work.kind, measure)(work))
@@ -194,6 +201,7 @@ def rates(work: Work, model: UNet, params: Params, x: Images, seconds: float) ->
 def memory(work: Work) -> dict[str, Any]:
     """The most bytes that train steps hold beyond the libraries themselves, a process a side."""
     held = {}
+    peak_bytes = host_bytes if jax.default_backend() == "cpu" else accelerator_bytes
     for side in (OURS, "torch"):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             held[side] = pool.apply(peak_bytes, (side, work))
@@ -201,7 +209,7 @@ def memory(work: Work) -> dict[str, Any]:
     return row(work, ratio, [ratio], bytes=held)
 
 
-def peak_bytes(side: str, work: Work) -> int:
+def host_bytes(side: str, work: Work) -> int:
     """Of the third and fourth train step, on Linux: what compilation took before does not count."""
     if side != OURS:
         libraries()
@@ -220,6 +228,19 @@ def peak_bytes(side: str, work: Work) -> int:
     for _ in range(2):
         jax.block_until_ready(call())
     return resident("VmHWM") - before
+
+
+def accelerator_bytes(side: str, work: Work) -> int:
+    """Of a train step: what our program takes in all, and torch's tensors at their most."""
+    model, params, x = subject(work)
+    if side == OURS:
+        return measuring.Training(model, len(x)).bytes
+    peer = Peer(model, params, channels_last=True)
+    call = peer.train_step(np.asarray(x))
+    call()
+    peer.torch.cuda.reset_peak_memory_stats()
+    call()
+    return int(peer.torch.cuda.max_memory_allocated())
 
 
 def resident(name: str) -> int:
@@ -253,7 +274,10 @@ def line(row: dict[str, Any]) -> str:
     """One work in words."""
     unit, sides = ("s", row["seconds"]) if "seconds" in row else ("GB", row["bytes"])
     scale = 1 if unit == "s" else 1e-9
-    told = ", ".join(f"{name} {scale * value:.3f} {unit}" for name, value in sides.items())
+    told = ", ".join(f"{name} {scale * value:.4g} {unit}" for name, value in sides.items())
+    if "tflops" in row:
+        told += f"; {row['images_per_second']:.4g} images/s, {row['tflops']:.3g} TFLOP/s, "
+        told += f"{row['share_of_matmul']:.0%} of a matrix product's"
     spread = f"{min(row['ratios']):.2f} to {max(row['ratios']):.2f}"
     return f"{row['work']:<22}{row['ratio']:6.2f} (reach {row['reach']}, {spread}): {told}"
 

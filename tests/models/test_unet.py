@@ -154,6 +154,34 @@ def test_flash_attention_is_called_where_there_is_one(monkeypatch, capability, d
     np.testing.assert_allclose(found.astype(float), expected.astype(float), atol=0.03)
 
 
+@pytest.mark.skipif(
+    not hasattr(jax.devices()[0], "compute_capability"),
+    reason="needs a GPU: JAX_PLATFORMS=cuda python -m pytest tests/models -k cudnn",
+)
+def test_cudnns_attention_is_attention():
+    q, k, v, weight = jax.random.normal(jax.random.key(0), (4, 2, 3, 256, 64), jnp.bfloat16)
+
+    def exact(q, k, v):
+        logits = np.einsum("bhtd,bhsd->bhts", *(np.asarray(a, np.float64) for a in (q, k))) / 8
+        weights = np.exp(logits - logits.max(-1, keepdims=True))
+        return np.einsum("bhts,bhsd->bhtd", weights / weights.sum(-1, keepdims=True), v)
+
+    def loss(q, k, v, dtype):
+        given = (a.astype(dtype) for a in (q, k, v))
+        return (attend(*given) * weight.astype(dtype)).astype(jnp.float32).sum()
+
+    assert "fmha" in jax.jit(attend).lower(q, k, v).as_text()
+    near = np.linalg.norm(attend(q, k, v).astype(np.float64) - exact(q, k, v))
+    assert near < 1e-2 * np.linalg.norm(exact(q, k, v))
+    found, plain = (
+        jax.grad(lambda *qkv, d=d: loss(*qkv, d), argnums=(0, 1, 2))(q, k, v)
+        for d in (jnp.bfloat16, jnp.float32)
+    )
+    for a, b in zip(found, plain, strict=True):
+        a, b = (np.asarray(g, np.float64) for g in (a, b))
+        assert np.linalg.norm(a - b) < 2e-2 * np.linalg.norm(b)
+
+
 def test_rematerialised_blocks_give_the_same_and_keep_less():
     gradients, kept = {}, {}
     for remat in (False, True):
