@@ -119,7 +119,8 @@ def attend(
 def _has_flash_kernel(q: Float[Array, "B N T D"]) -> bool:
     """Whether cuDNN's attention takes such numbers, and this process computes on a GPU that has it.
 
-    That is from Ampere on, in 16 bits, heads of up to 128 channels, a multiple of 8.
+    That is from Ampere on, in 16 bits, an even number of places (its gradient takes no other), and
+    heads of up to 128 channels, a multiple of 8.
     """
     capability = str(getattr(jax.devices()[0], "compute_capability", ""))
     return (
@@ -127,6 +128,7 @@ def _has_flash_kernel(q: Float[Array, "B N T D"]) -> bool:
         and bool(re.fullmatch(r"\d+\.\d", capability))  # AMD's read otherwise
         and float(capability) >= 8
         and q.dtype in (jnp.bfloat16, jnp.float16)
+        and q.shape[-2] % 2 == 0
         and q.shape[-1] % 8 == 0
         and q.shape[-1] <= 128
     )
