@@ -1,5 +1,6 @@
 """From trained parameters to images, in batches of any size."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, UInt8
 
 from diffjax.errors import UserError
@@ -21,6 +23,7 @@ from diffjax.typing import Images, Keys, Params
 FILM_IMAGES, FILM_FRAMES = 25, 40  # a film of more is too large to send anyone
 Draw = Callable[..., tuple[Images, Float[Array, "F N H W C"]]]
 UNGUIDED = Guidance()
+SAMPLE, WHOLE = PartitionSpec("sample"), PartitionSpec()
 
 
 def make_draw(
@@ -36,36 +39,69 @@ def make_draw(
 
     labels are the network's condition, or None. The film is of the first images. It compiles once
     for each number of times, which `times_of` fills up to one number, whatever the numbers in the
-    guidance. `weak` and `judge` are the networks of such guidance as has one.
+    guidance. `weak` and `judge` are the networks of such guidance as has one. The images are shared
+    out among the devices (`shared_out`).
     """
     sampler.check(process)
     weak_apply, judge_apply = (None if m is None else m.apply for m in (weak, judge))
 
-    @jax.jit
-    def draw(
-        params: Params,
-        keys: Keys,
-        labels: Any,
-        times: Float[Array, "T"],
-        guidance: Guidance = UNGUIDED,
+    def walk(
+        params: Params, keys: Keys, labels: Any, times: Float[Array, "T"], guidance: Guidance
     ) -> tuple[Images, Float[Array, "..."]]:
         bound = process.bind(params)
-        start, walk = fold_in(keys, 0), fold_in(keys, 1)
         _, sigma = bound.schedule.alpha_sigma(times[0])
-        x = sigma * normal(start, image_shape)
+        x = sigma * normal(fold_in(keys, 0), image_shape)
         denoise = guide(bound, model.apply, params, labels, guidance, weak_apply, judge_apply)
         return sample(
             sampler,
             bound.schedule,
             denoise,
-            walk,
+            fold_in(keys, 1),
             x,
             times,
             frames=FILM_FRAMES,
             watched=min(len(x), FILM_IMAGES),
         )
 
+    return shared_out(walk)
+
+
+def shared_out(walk: Draw) -> Draw:
+    """Compiles (params, keys, rows, times, guidance) -> (images, film) over this process's devices.
+
+    The keys and the leaves of `rows`, one a sample, are cut evenly among as many devices as divide
+    their number; params, times and what the guidance has for all samples go to each of them.
+    """
+
+    @jax.jit
+    def compiled(
+        params: Params, keys: Keys, rows: Any, times: Float[Array, "T"], guidance: Guidance
+    ) -> tuple[Images, Float[Array, "..."]]:
+        given = (WHOLE, SAMPLE, SAMPLE, WHOLE, guidance.by_sample(SAMPLE, WHOLE))
+        made = (SAMPLE, PartitionSpec(None, "sample"))
+        cut = jax.shard_map(
+            walk, mesh=_mesh(len(keys)), in_specs=given, out_specs=made, check_vma=False
+        )
+        images, film = cut(params, keys, rows, times, guidance)
+        return images, film[:, :FILM_IMAGES]
+
+    def draw(
+        params: Params,
+        keys: Keys,
+        rows: Any,
+        times: Float[Array, "T"],
+        guidance: Guidance = UNGUIDED,
+    ) -> tuple[Images, Float[Array, "..."]]:
+        # Where they lie on one device alone, as a run in training hands them over.
+        params = jax.device_put(params, NamedSharding(_mesh(len(keys)), WHOLE))
+        return compiled(params, keys, rows, times, guidance)
+
     return draw
+
+
+def _mesh(samples: int) -> Mesh:
+    devices = jax.local_devices()
+    return Mesh(np.asarray(devices[: math.gcd(samples, len(devices))]), ("sample",))
 
 
 def times_of(
@@ -95,9 +131,11 @@ def generate(
     """`num` images as bytes, the same whatever the batch size, and the first batch's film.
 
     labels and the guidance's arrays are of all of them, in order. The last batch is filled up, so
-    that every batch has one shape and compiles once.
+    that every batch has one shape and compiles once; so is each to a multiple of the devices.
     """
-    batch_size = min(batch_size, num)
+    batch_size, devices = min(batch_size, num), jax.local_device_count()
+    if batch_size > devices:
+        batch_size = -(-batch_size // devices) * devices
     made: list[np.ndarray] = []
     films: list[np.ndarray] = []
     for first in range(0, num, batch_size):
@@ -108,4 +146,4 @@ def generate(
         made.append(to_uint8(jax.device_get(images)))
         films = films or [to_uint8(jax.device_get(moments))]
     shown = int(np.count_nonzero(np.diff(np.asarray(times))))
-    return np.concatenate(made)[:num], films[0][-shown:]
+    return np.concatenate(made)[:num], films[0][-shown:, :num]

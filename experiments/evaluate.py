@@ -31,8 +31,9 @@ from diffjax.metrics.precision_recall import NEIGHBOURS, precision_recall
 from diffjax.report.images import write_whole
 from diffjax.trained import Judge, Trained, check_fit, load, load_judge
 from diffjax.training.run import RunConfig, RunFolder
-from experiments import cli
+from experiments import cli, devices
 
+flags.adopt_module_key_flags(devices)
 RUN = flags.DEFINE_string("run", None, "the folder of the run that is measured", required=True)
 CHOSEN = flags.DEFINE_list(
     "metrics", ["judge"],
@@ -90,6 +91,7 @@ def main() -> None:
                 raise UserError(f"--{flag.name} does nothing without --metrics={metric}")
     if "judge" in CHOSEN.value and JUDGE.value is None:
         raise UserError("judge needs --judge, a run of experiments.classifier; or --metrics=bpd")
+    devices.split_cpu(devices.cores())
     run, config = RunFolder.open(RUN.value)
     path = run.path / "evaluation.json"
     read_saved(path)  # or it would be found broken when all is done

@@ -17,8 +17,9 @@ from diffjax.errors import UserError
 from diffjax.generate import generate, make_draw, times_of
 from diffjax.report.images import save_film, save_grid, write_whole
 from diffjax.trained import load
-from experiments import cli, guidance, tasks
+from experiments import cli, devices, guidance, tasks
 
+flags.adopt_module_key_flags(devices)
 flags.adopt_module_key_flags(guidance)
 flags.adopt_module_key_flags(tasks)
 RUN = flags.DEFINE_string("run", None, "the run's folder", required=True)
@@ -41,6 +42,7 @@ OUT = flags.DEFINE_string("out", None, "the folder to write; by default in RUN/s
 
 
 def main() -> None:
+    devices.split_cpu(devices.cores())
     trained = load(RUN.value)
     task = tasks.read(trained)
     num = NUM.value if task is None or NUM.present else task.num

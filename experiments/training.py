@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -35,8 +34,9 @@ from diffjax.training.step import (
     tensor_names,
 )
 from diffjax.typing import Params
-from experiments import cli
+from experiments import cli, devices
 
+flags.adopt_module_key_flags(devices)
 # What a run is: another value is another run.
 DATASET = cli.define_spec("dataset", "embedded", diffjax.data, "the images to learn")
 IMAGE_SIZE = flags.DEFINE_integer(
@@ -77,12 +77,6 @@ PARALLEL = flags.DEFINE_enum(
     "parallelism", "pmap", list(PARALLELISM),
     "how the batch is cut among devices: pmap, or jit over a sharded mesh",
 )  # fmt: skip
-CPU_DEVICES = flags.DEFINE_integer(
-    "cpu_devices", None,
-    "devices that a CPU counts as, where the environment names no number: "
-    "one a core is fastest for small networks",
-    lower_bound=1,
-)  # fmt: skip
 # Of this one start alone.
 DISTRIBUTED = flags.DEFINE_boolean(
     "distributed", False, "one run of several processes; TPU pods and Slurm need no more than this"
@@ -104,9 +98,8 @@ IDENTITY = (
 )  # fmt: skip
 FREE = (
     DATA_DIR, MAX_BAD_RECORDS, MAX_BAD_STEPS, STEPS, LOG_EVERY, CHECKPOINT_EVERY,
-    STEPS_PER_DISPATCH, PARALLEL, CPU_DEVICES,
+    STEPS_PER_DISPATCH, PARALLEL, devices.CPU_DEVICES,
 )  # fmt: skip
-VIRTUAL = "xla_force_host_platform_device_count"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,16 +145,9 @@ def processes() -> Iterator[None]:
         raise UserError(
             "--coordinator, --num_processes and --process_id go together, with --distributed"
         )
-    split_cpu()
+    devices.split_cpu()
     with joined(DISTRIBUTED.value, *given):
         yield
-
-
-def split_cpu() -> None:
-    """Makes --cpu_devices of one CPU, unless JAX's own variables have said how many."""
-    said = "JAX_NUM_CPU_DEVICES" in os.environ or VIRTUAL in os.environ.get("XLA_FLAGS", "")
-    if CPU_DEVICES.value is not None and not said:
-        jax.config.update("jax_num_cpu_devices", CPU_DEVICES.value)
 
 
 @contextlib.contextmanager

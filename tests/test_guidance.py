@@ -381,15 +381,24 @@ def test_a_plan_is_made_of_the_parts():
 
 
 def test_one_compilation_serves_every_scale_interval_and_seed():
+    traced = []
+
+    class Traced(Net):
+        def __call__(self, *given):
+            traced.append(given)
+            return super().__call__(*given)
+
     params, process = init(Net(), 0, *NET_INPUTS), Process(Linear())
-    draw = make_draw(Net(), process, DDIM(), SHAPE)
+    draw = make_draw(Traced(), process, DDIM(), SHAPE)
     times = times_of(process, params, Trailing(), 3)
-    labels, seen = np.asarray([0, 1, 2, 0]), []
+    labels, seen, counts = np.asarray([0, 1, 2, 0]), [], []
     for i, scale in enumerate(([1.0] * 4, [2.0] * 4, [5.0] * 4, [-1.0] * 4, [1.0, 2.0, 3.0, 9.5])):
         for numbers in ({}, {"low": 0.1 * i, "high": 2.0 + i}, {"eta": i / 5, "rescale": 0.5}):
             guidance = away(jnp.asarray(scale), **numbers)
             seen.append(generate(draw, params, i, 4, 4, times, labels, guidance)[0])
-    assert draw._cache_size() == 1
+            counts.append(len(traced))
+    assert counts == counts[:1] * len(seen)
+    assert counts[0] > 0
     assert (seen[3] != seen[6]).any()
 
 

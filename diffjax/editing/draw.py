@@ -6,7 +6,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from diffjax.editing.base import Edit
-from diffjax.generate import FILM_FRAMES, FILM_IMAGES, UNGUIDED, Draw
+from diffjax.generate import FILM_FRAMES, FILM_IMAGES, UNGUIDED, Draw, shared_out
 from diffjax.guidance.plan import Guidance, guide
 from diffjax.process import Process
 from diffjax.randomness import fold_in
@@ -30,15 +30,14 @@ def make_edit_draw(
     edit.check(process)
     weak_apply, judge_apply = (None if m is None else m.apply for m in (weak, judge))
 
-    @jax.jit
     def walk(
         params: Params,
         keys: Keys,
-        edit: Edit,
-        labels: Int[Array, "B"] | None,
+        rows: tuple[Edit, Int[Array, "B"] | None],
         times: Float[Array, "T"],
         guidance: Guidance,
     ) -> tuple[Images, Float[Array, "..."]]:
+        edit, labels = rows
         bound = process.bind(params)
         x = edit.start(bound.schedule, fold_in(keys, 0), times[0])
         denoise = guide(bound, model.apply, params, labels, guidance, weak_apply, judge_apply)
@@ -53,6 +52,8 @@ def make_edit_draw(
             watched=min(len(x), FILM_IMAGES),
         )
 
+    compiled = shared_out(walk)
+
     def draw(
         params: Params,
         keys: Keys,
@@ -60,8 +61,8 @@ def make_edit_draw(
         times: Float[Array, "T"],
         guidance: Guidance = UNGUIDED,
     ) -> tuple[Images, Float[Array, "..."]]:
-        rows = np.asarray(numbers)
-        part, chosen = jax.tree.map(lambda leaf: leaf[rows], (edit, labels))
-        return walk(params, keys, part, chosen, times, guidance)
+        index = np.asarray(numbers)
+        rows = jax.tree.map(lambda leaf: leaf[index], (edit, labels))
+        return compiled(params, keys, rows, times, guidance)
 
     return draw

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +66,20 @@ class Guidance(NamedTuple):
             scale = _rows(judged.scale, index)
             judged = judged._replace(scale=scale, labels=judged.labels[index])
         return self._replace(away=away, judged=judged)
+
+    def by_sample(self, sample: Any, whole: Any) -> "Guidance":
+        """A prefix of this tree: `sample` for arrays of one row a sample, `whole` for the rest."""
+
+        def of(scale: Scale) -> Any:
+            return sample if scale.ndim else whole
+
+        away, judged = self.away, self.judged
+        if away is not None:
+            every = Away(*[whole] * len(Away._fields))
+            away = every._replace(scale=of(away.scale), cond=sample)
+        if judged is not None:
+            judged = Judged(whole, of(judged.scale), sample)
+        return Guidance(away, judged, whole)
 
 
 def _rows(scale: Scale, index: Int[Array, "M"]) -> Float[Array, "..."]:

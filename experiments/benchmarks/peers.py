@@ -34,7 +34,7 @@ from diffjax.samplers.ddim import DDIM
 from diffjax.schedules.linear import Linear
 from diffjax.training.parallel import Pmap, replicate
 from diffjax.typing import Images, Params
-from experiments import measuring
+from experiments import devices, measuring
 from experiments.torch_peer import Peer, libraries
 
 
@@ -79,6 +79,7 @@ WORKS = {
         Work("job", "fashion_mnist", 16, 1.5, on=("cpu", "gpu", "tpu")),
     )
 }
+flags.adopt_module_key_flags(devices)
 WORK = flags.DEFINE_multi_enum(
     "work", None, list(WORKS), "what to measure, as often as is wanted; by default what suits here"
 )
@@ -92,8 +93,7 @@ FLAGFILE = pathlib.Path(__file__).parents[1] / "flagfiles" / "ddpm_fashion_mnist
 def main() -> None:
     libraries()  # before what takes minutes
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch needs the rest
-    if "JAX_NUM_CPU_DEVICES" not in os.environ:
-        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    devices.split_cpu(devices.cores())
     suited = [name for name, work in WORKS.items() if jax.default_backend() in work.on]
     works = [WORKS[name] for name in dict.fromkeys(WORK.value or suited)]
     if sys.platform != "linux" and any(work.kind == "memory" for work in works):

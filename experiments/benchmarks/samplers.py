@@ -28,8 +28,9 @@ from diffjax.samplers.base import Sampler
 from diffjax.samplers.ddpm import DDPM
 from diffjax.spacings.base import Spacing
 from diffjax.trained import Judge, Trained, check_fit, load, load_judge
-from experiments import cli, measuring
+from experiments import cli, devices, measuring
 
+flags.adopt_module_key_flags(devices)
 RUN = flags.DEFINE_string("run", None, "the folder of the run that draws", required=True)
 JUDGE = flags.DEFINE_string(
     "judge", None, "the folder of a run of experiments.classifier", required=True
@@ -64,6 +65,7 @@ class Row(NamedTuple):
 
 
 def main() -> None:
+    devices.split_cpu(devices.cores())
     trained, judge = load(RUN.value), load_judge(JUDGE.value)
     check_fit(trained, judge)
     out = pathlib.Path(OUT.value or pathlib.Path(RUN.value) / "benchmark")

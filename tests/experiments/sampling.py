@@ -1,6 +1,7 @@
 """Runs that nothing was trained for, and experiments.sample many times in one process."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -63,10 +64,11 @@ def untrained(
     return folder
 
 
-def sample_each(*calls: tuple[str, ...]) -> list[str]:
+def sample_each(*calls: tuple[str, ...], devices: int = 1) -> list[str]:
     """What python -m experiments.sample says to each list of flags, all in one process."""
     done = subprocess.run(
         [sys.executable, "-c", EACH, json.dumps(calls)],
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)},
         cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

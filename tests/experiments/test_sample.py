@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 from programs import program
 from sampling import sample_each, untrained
 
@@ -34,14 +34,36 @@ def test_same_seed_same_images_whatever_the_batch(trained, tmp_path, sampler):
     assert (other != whole).mean() > 0.5
 
 
-def draw_each(run, out, **calls):
+def draw_each(run, out, devices=1, **calls):
     """The images of each call, by name."""
     lines = sample_each(
         *((f"--run={run}", "--num=4", "--steps=2", f"--out={out}/{name}", *flags)
-        for name, flags in calls.items())
+        for name, flags in calls.items()), devices=devices
     )  # fmt: skip
     assert all(line.startswith("4 images of step 1 in") for line in lines), lines
     return {name: np.load(out / name / "samples.npz")["images"].astype(int) for name in calls}
+
+
+def test_same_images_on_any_number_of_devices(tmp_path):
+    """Noise, labels, scales, pictures and the film go with their samples."""
+    run = untrained(tmp_path / "run", classes=3, null=True)
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "a.png")
+    calls = {
+        "guided": ("--guidance=1,4,5,2", "--labels=0,2,1,2", "--sampler=ddpm"),
+        "pairs": ("--guidance=4", "--batch_size=2"),
+        "one": ("--guidance=4", "--batch_size=1"),
+        "edited": (f"--init={tmp_path}/a.png", "--task=inpaint", "--mask=left"),
+    }
+    drawn = {n: draw_each(run, tmp_path / str(n), n, **calls) for n in (1, 2, 3)}
+    for name in calls:
+        films = []
+        for n in drawn:
+            np.testing.assert_allclose(drawn[n][name], drawn[1][name], atol=1, err_msg=f"{n}{name}")
+            with Image.open(tmp_path / str(n) / name / "trajectory.gif") as film:
+                frames = [np.asarray(frame.convert("L")) for frame in ImageSequence.Iterator(film)]
+            films.append(np.stack(frames).astype(int))
+        for film in films[1:]:
+            np.testing.assert_allclose(film, films[0], atol=3, err_msg=name)
 
 
 def test_guidance(tmp_path):
