@@ -59,10 +59,15 @@ class Instruction(NamedTuple):
 
 
 class Span(NamedTuple):
-    """An instruction that ran, from and to when in seconds; others may have run meanwhile."""
+    """An instruction that ran, from and to when in seconds; others may have run meanwhile.
+
+    `returned`: when the call that began it was over. What is left until the end other threads do,
+    or nobody: the end is told late where its thread goes straight on to what comes next.
+    """
 
     name: str
     start: float
+    returned: float
     end: float
 
 
@@ -143,7 +148,7 @@ def spans(data: ProfileData) -> Iterator[Span]:
             end = event.start_ns + event.duration_ns
             begun.append((stats["hlo_op"], event.start_ns, end, stats.get("_p")))
     for name, start, end, key in begun:
-        yield Span(name, start / 1e9, max(end, ends.get(key, end)) / 1e9)
+        yield Span(name, start / 1e9, end / 1e9, max(end, ends.get(key, end)) / 1e9)
 
 
 def _events(data: ProfileData) -> Iterator[Any]:
@@ -159,21 +164,23 @@ def _events(data: ProfileData) -> Iterator[Any]:
 def shares(ran: Iterable[Span], containers: Iterable[str] = ()) -> dict[str, float]:
     """Seconds of each instruction from the first start to the last end, which add up to all of it.
 
-    A moment in which several run is shared out between them evenly, those of `containers` get one
-    only where nothing else runs, and what nothing ran in is that of "".
+    A moment in which several run is shared out between them evenly, those of `containers` and those
+    that have returned get one only where nothing else runs, and what nothing ran in is that of "".
     """
-    behind = set(containers)
+    contain = set(containers)
     edges = []
-    for name, start, end in ran:
-        edges += [(start, 0, name), (end, 1, name)]
+    for name, start, returned, end in ran:
+        behind = name in contain
+        edges += [(start, 0, name, behind), (returned, 1, name, behind)]
+        edges += [(returned, 0, name, True), (end, 1, name, True)]
     running: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
     seconds: dict[str, float] = defaultdict(float)
     last = min(edges)[0] if edges else 0.0
-    for at, ends, name in sorted(edges):
+    for at, ends, name, behind in sorted(edges):
         now = running[0] or running[1] or {"": 1}
         for each, count in now.items():
             seconds[each] += (at - last) * count / sum(now.values())
-        own = running[name in behind]
+        own = running[behind]
         own[name] += -1 if ends else 1
         if not own[name]:
             del own[name]

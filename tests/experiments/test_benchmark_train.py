@@ -116,11 +116,12 @@ def test_parts_of_scopes(scope, part):
 )
 def test_shares_are_those_of_every_moment(ran):
     """Against a count, moment by moment, of what runs; c contains the others."""
-    spans = [Span(name, start, start + length) for name, start, length in ran]
+    spans = [Span(name, start, start + length // 2, start + length) for name, start, length in ran]
     expected = Counter()
     for moment in range(min(s.start for s in spans), max(s.end for s in spans)):
-        names = [s.name for s in spans if s.start <= moment < s.end]
-        names = [name for name in names if name != "c"] or names or [""]
+        now = [s for s in spans if s.start <= moment < s.end]
+        front = [s for s in now if s.name != "c" and moment < s.returned]
+        names = [s.name for s in front or now] or [""]
         for name in names:
             expected[name] += 1 / len(names)
     found = profiling.shares(spans, {"c"})
@@ -233,7 +234,7 @@ def test_spans_of_a_cpu_end_where_the_last_thread_ends_them():
     ]
     other = [("end: conv.1", 6000, 100, {"_c": 7})]
     found = profiling.spans(trace(**{"/host:CPU": {"main": own, "pool": other}}))
-    assert list(found) == [Span("conv.1", 1e-6, 6e-6), Span("add.2", 3e-6, 4e-6)]
+    assert list(found) == [Span("conv.1", 1e-6, 3e-6, 6e-6), Span("add.2", 3e-6, 4e-6, 4e-6)]
 
 
 def test_spans_of_a_gpu_are_its_kernels_and_no_summary():
@@ -244,7 +245,7 @@ def test_spans_of_a_gpu_are_its_kernels_and_no_summary():
     }
     host = {"python": [("python", 0, 1000, {})]}
     found = profiling.spans(trace(**{"/device:GPU:0": lines, "/host:CPU": host}))
-    assert list(found) == [Span("fusion.3", 100 / 1e9, 150 / 1e9)]
+    assert list(found) == [Span("fusion.3", 100 / 1e9, 150 / 1e9, 150 / 1e9)]
 
 
 def test_train(tmp_path):
