@@ -143,8 +143,8 @@ def _through(transform: Matrix, x: Float[Array, "q ..."]) -> Float[Array, "p res
 
 
 def _transformed(x: Float[Array, "q q T C"], transform: Matrix) -> Points:
-    """The transform over the first two axes, which become one."""
-    p, q = transform.shape
-    rows = _through(transform, x).reshape(p, q, -1)
-    both = jnp.broadcast_to(jnp.asarray(transform, x.dtype), (p, p, q)) @ rows
-    return both.reshape(p * p, *x.shape[2:])
+    """The transform over the first two axes, which become one: more products than one axis after
+    the other, and half the memory traffic.
+    """
+    both = _through(np.kron(transform, transform), x.reshape(-1, *x.shape[2:]))
+    return both.reshape(-1, *x.shape[2:])
