@@ -204,7 +204,7 @@ def test_rematerialised_blocks_give_the_same_and_keep_less():
     assert kept[True] < 0.6 * kept[False]
 
 
-def test_bfloat16_computes_with_float32_parameters_and_output(tiny):
+def test_bfloat16_computes_with_float32_parameters_and_output(monkeypatch, tiny):
     _, params, apply = tiny
     half = UNet(**TINY, dtype="bfloat16")
     chex.assert_trees_all_equal_shapes_and_dtypes(params, noisy_params(half, IMAGES, TIMES))
@@ -213,6 +213,8 @@ def test_bfloat16_computes_with_float32_parameters_and_output(tiny):
     difference = jnp.abs(out - full).max() / jnp.abs(full).max()
     assert 1e-4 < difference < 5e-2
     # A CPU computes convolutions in 32 bits all the same; an accelerator does not.
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(compute_capability="7.5")])
     traced = jax.jit(half.apply).trace(params, IMAGES, TIMES)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     outputs = re.findall(r"stablehlo.convolution.*-> tensor<[\dx]+x(\w+)>", text)
