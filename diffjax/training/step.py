@@ -102,14 +102,16 @@ def make_train_step(
         (loss, metrics), grads = gradients(state.params, keys, batch)
         if axis_name:
             loss, metrics, grads = lax.pmean((loss, metrics, grads), axis_name)
-        bad = ~_finite([loss, *jax.tree.leaves(grads)])
+        # The norm is made of these sums too; a finite number whose square is not counts as bad.
+        squares = [optax.tree.norm(grad, squared=True) for grad in jax.tree.leaves(grads)]
+        bad = ~_finite([loss, *squares])
         sound = ~bad.any()
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
         # A branch: choosing number by number takes twice as long on a CPU.
         state = lax.cond(
             sound, update, lambda state, _: state.replace(step=state.step + 1), state, grads
         )
-        overflown = ~_finite(jax.tree.leaves(state.params)).all()
+        overflown = ~_finite([jnp.abs(p).sum() for p in jax.tree.leaves(state.params)]).all()
         nonfinite = jnp.append(bad, overflown)
         return state, {**metrics, "skipped": 1.0 - sound, "nonfinite": nonfinite}
 
@@ -123,9 +125,9 @@ def tensor_names(params: Params) -> tuple[str, ...]:
     return ("loss", *gradients, "the parameters, which overflow")
 
 
-def _finite(arrays: Sequence[Array]) -> Bool[Array, "N"]:
-    """Whether all of each is finite: the sum of squares tells, which the norm is made of too."""
-    return jnp.isfinite(jnp.stack([optax.tree.norm(array, squared=True) for array in arrays]))
+def _finite(sums: Sequence[Array]) -> Bool[Array, "N"]:
+    """Whether each is; a sum compiles in a fourth of the time of isfinite over all it is of."""
+    return jnp.isfinite(jnp.stack(sums))
 
 
 def check_batch(batch_size: int, devices: int, accumulate: int) -> None:

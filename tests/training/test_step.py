@@ -110,7 +110,7 @@ def test_a_dispatch_equals_single_steps_and_compiles_once(name):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
 def test_an_update_that_is_not_finite_is_left_out(bad):
-    """1e30 is finite, its square is not."""
+    """1e30 is finite, its square is not: the loss here, and what the gradient's norm is made of."""
     tx = optax.adam(0.1)
     step = jax.jit(make_train_step(quadratic, tx, 0.9))
     state = init_state({"v": jnp.ones(2), "w": jnp.ones(3)}, tx)
@@ -125,7 +125,7 @@ def test_an_update_that_is_not_finite_is_left_out(bad):
     names = tensor_names(state.params)
     assert names == ("loss", "v", "w", "the parameters, which overflow")
     found = {name for name, flag in zip(names, metrics["nonfinite"], strict=True) if flag}
-    assert found == ({"loss"} if bad == 1e30 else {"loss", "w"})
+    assert found == {"loss", "w"}
     again, metrics = step(after, ROOT, good)
     assert not metrics["skipped"]
     chex.assert_tree_all_finite(again)
