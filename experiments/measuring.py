@@ -111,12 +111,12 @@ class Training:
 def seconds_of(call: Callable[[], Any], span: float) -> float:
     """Seconds a call, over as many as fill `span` seconds, at least one.
 
-    A call before those does not count, unless it takes so long itself: it finds the caches full of
+    A call before those does not count, unless it fills five spans: it finds the caches full of
     what ran before it, and memory that others have had or the machine has taken back.
     """
     start = time.perf_counter()
     jax.block_until_ready(call())
-    if (first := time.perf_counter() - start) >= span:
+    if (first := time.perf_counter() - start) >= 5 * span:
         return first
     start, count = time.perf_counter(), 0
     while count == 0 or time.perf_counter() - start < span:

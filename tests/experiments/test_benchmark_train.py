@@ -74,7 +74,8 @@ def test_every_convolution_is_attributed():
     tokens, width = 4 * 4, 8
     attention = 2 * BATCH * (2 * tokens**2 * width + 4 * tokens * width**2)
     assert parts["attention"] == 2 * 3 * attention
-    assert parts.keys() - {"dense and time"} == {
+    # On a CPU group norms multiply a few means by 0 and 1.
+    assert parts.keys() - {"dense and time", "normalisation"} == {
         "convolution", "input gradient", "weight gradient", "attention",
     }  # fmt: skip
     assert parts.total() == total
