@@ -1,6 +1,5 @@
 """From trained parameters to images, in batches of any size."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -69,8 +68,8 @@ def make_draw(
 def shared_out(walk: Draw) -> Draw:
     """Compiles (params, keys, rows, times, guidance) -> (images, film) over this process's devices.
 
-    The keys and the leaves of `rows`, one a sample, are cut evenly among as many devices as divide
-    their number; params, times and what the guidance has for all samples go to each of them.
+    The keys and the leaves of `rows`, one a sample, are cut evenly among the most devices that
+    divide their number; params, times and what the guidance has for all samples go to each.
     """
 
     @jax.jit
@@ -101,7 +100,9 @@ def shared_out(walk: Draw) -> Draw:
 
 def _mesh(samples: int) -> Mesh:
     devices = jax.local_devices()
-    return Mesh(np.asarray(devices[: math.gcd(samples, len(devices))]), ("sample",))
+    most = min(samples, len(devices))
+    count = next(n for n in range(most, 0, -1) if samples % n == 0)
+    return Mesh(np.asarray(devices[:count]), ("sample",))
 
 
 def times_of(

@@ -53,7 +53,7 @@ def main() -> None:
     batch, every = int(given["batch_size"]), int(given["sample_every"])
     num, sample_steps = int(given["num_samples"]), int(given["sample_steps"])
     images = np.stack([records[i]["image"] for i in range(len(records))])
-    labels = torch.tensor([int(records[i]["label"]) for i in range(len(records))])
+    labels = np.array([int(records[i]["label"]) for i in range(len(records))])
     start = jax.jit(model.init)(
         jax.random.key(0), images[:1], jnp.zeros(1), jnp.zeros(1, jnp.int32)
     )
@@ -62,17 +62,19 @@ def main() -> None:
     rate = float(given["learning_rate"])
     step, optimizer = peer.trainer(diffusers.DDPMScheduler(**law), rate, float(given["ema_decay"]))
     falling = torch.optim.lr_scheduler.LambdaLR(optimizer, share_of_peak)
-    noise = np.random.default_rng(0).normal(size=(num, *records.image_shape)).astype(np.float32)
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(num, *records.image_shape)).astype(np.float32)
     draw = peer.ddim(noise, sample_steps, **law)
-    order = torch.randperm(len(images))
+    each = torch.arange(num, device=peer.device) % 10
+    order = rng.permutation(len(images))
     for i in range(1, STEPS.value + 1):
         if len(order) < batch:
-            order = torch.randperm(len(images))
+            order = rng.permutation(len(images))
         rows, order = order[:batch], order[batch:]
-        step(peer.image(images[rows.numpy()]), labels[rows])
+        step(peer.image(images[rows]), torch.from_numpy(labels[rows]).to(peer.device))
         falling.step()
         if i % every == 0 or i == STEPS.value:
-            drawn = draw(torch.arange(num) % 10).permute(0, 2, 3, 1).numpy()
+            drawn = draw(each).float().permute(0, 2, 3, 1).cpu().numpy()
             save_grid(out / f"{i}.png", to_uint8(drawn))
             state = peer.net.state_dict(), optimizer.state_dict(), peer.averaged
             torch.save(state, out / f"{i}.pt")

@@ -8,6 +8,7 @@ in bfloat16, torch compiled in channels_last as well. The best of torch's sides 
 
 import ctypes
 import dataclasses
+import math
 import multiprocessing
 import os
 import pathlib
@@ -33,6 +34,7 @@ from diffjax.randomness import sample_keys
 from diffjax.samplers.ddim import DDIM
 from diffjax.schedules.linear import Linear
 from diffjax.training.parallel import Pmap, replicate
+from diffjax.training.step import check_batch
 from diffjax.typing import Images, Params
 from experiments import devices, measuring
 from experiments.torch_peer import Peer, libraries
@@ -42,8 +44,8 @@ from experiments.torch_peer import Peer, libraries
 class Work:
     """What all sides do, and the ratio that is aimed at.
 
-    `split`: on a CPU we train with a device a core, as is quickest for small networks. `on`: the
-    machines that do it where no work is asked for by name.
+    `split`: on a CPU we train with a device a core, as is quickest for small networks. `on`: where
+    it is done if no work is asked for by name.
     """
 
     kind: str
@@ -65,18 +67,18 @@ WORKS = {
         Work("train", "cifar10", 4, 1.3),
         Work("train", "cifar10", 16, 1.3),
         Work("train", "greyscale", 32, 1.1, split=True),
-        Work("train", "cifar10", 128, 1.0, on=("gpu", "tpu")),
+        Work("train", "cifar10", 128, 1.0, on=("gpu",)),
         Work("forward", "cifar10", 4, 1.3),
         Work("forward", "cifar10", 16, 1.3),
-        Work("forward", "cifar10", 128, 1.0, on=("gpu", "tpu")),
+        Work("forward", "cifar10", 128, 1.0, on=("gpu",)),
         Work("ddim", "cifar10", 4, 1.3),
-        Work("ddim", "cifar10", 16, 1.3, on=("cpu", "gpu", "tpu")),
+        Work("ddim", "cifar10", 16, 1.3, on=("cpu", "gpu")),
         Work("ddim", "greyscale", 1, 2.5),
         Work("ddim", "greyscale", 16, 1.3),
         Work("memory", "cifar10", 4, 1.25),
         Work("memory", "cifar10", 16, 1.25),
-        Work("memory", "cifar10", 128, 1.0, on=("gpu", "tpu")),
-        Work("job", "fashion_mnist", 16, 1.5, on=("cpu", "gpu", "tpu")),
+        Work("memory", "cifar10", 128, 1.0, on=("gpu",)),
+        Work("job", "fashion_mnist", 16, 1.5, on=("cpu", "gpu")),
     )
 }
 flags.adopt_module_key_flags(devices)
@@ -91,10 +93,16 @@ FLAGFILE = pathlib.Path(__file__).parents[1] / "flagfiles" / "ddpm_fashion_mnist
 
 
 def main() -> None:
-    libraries()  # before what takes minutes
+    torch, _ = libraries()  # before what takes minutes
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch needs the rest
-    devices.split_cpu(devices.cores())
-    suited = [name for name, work in WORKS.items() if jax.default_backend() in work.on]
+    # What is split can then be cut evenly.
+    devices.split_cpu(
+        math.gcd(devices.cores(), *(work.batch for work in WORKS.values() if work.split))
+    )
+    here, there = jax.default_backend(), "gpu" if torch.cuda.is_available() else "cpu"
+    if here != there:
+        raise UserError(f"JAX computes on a {here} and torch on a {there}: install both for one")
+    suited = [name for name, work in WORKS.items() if here in work.on]
     works = [WORKS[name] for name in dict.fromkeys(WORK.value or suited)]
     if sys.platform != "linux" and any(work.kind == "memory" for work in works):
         raise UserError("memory is measured on Linux alone: name each --work but those")
@@ -151,7 +159,8 @@ def ours(work: Work, model: UNet, params: Params, x: Images) -> Callable[[], Any
 
 
 def split_train_step(model: UNet, params: Params, x: Images) -> Callable[[], Any]:
-    """As the main job runs, a device a core."""
+    """As the main job runs, a device a core. Raises UserError for a batch that cannot be cut so."""
+    check_batch(len(x), jax.device_count(), 1)
     step, state = measuring.training(model, params, Pmap().axis_name)
     run = Pmap().compile(step)
     state, key = replicate(lambda: state), replicate(jax.random.key, np.uint32(0))

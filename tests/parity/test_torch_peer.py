@@ -1,7 +1,9 @@
 """The benchmark's other side does the work that ours does."""
 
 import sys
+from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from programs import program
 from diffjax.errors import UserError
 from diffjax.models.unet import UNet
 from experiments import measuring
+from experiments.benchmarks import peers
 from experiments.torch_peer import Peer, libraries
 
 pytestmark = pytest.mark.parity
@@ -75,3 +78,11 @@ def test_without_torch_it_says_so(monkeypatch):
     with pytest.raises(UserError, match=r"diffjax\[parity\]"):
         libraries()
     libraries.cache_clear()
+
+
+def test_on_another_machine_than_torch_it_says_so(given, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    monkeypatch.setattr(peers.devices, "split_cpu", lambda count: None)
+    monkeypatch.setattr(peers, "WORK", SimpleNamespace(value=None))
+    with pytest.raises(UserError, match="JAX computes on a tpu and torch on a cpu"):
+        peers.main()

@@ -143,8 +143,7 @@ def _through(transform: Matrix, x: Float[Array, "q ..."]) -> Float[Array, "p res
 
 
 def _transformed(x: Float[Array, "q q T C"], transform: Matrix) -> Points:
-    """The transform over the first two axes, which become one: more products than one axis after
-    the other, and half the memory traffic.
-    """
+    """The transform over the first two axes, which become one."""
+    # In one product: more of them than one axis after the other, and half the memory traffic.
     both = _through(np.kron(transform, transform), x.reshape(-1, *x.shape[2:]))
     return both.reshape(-1, *x.shape[2:])
