@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,25 +22,26 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
+def read(path: Path, unused: str = "") -> dict[str, np.ndarray]:
     """The tensors of a file, or of all files of an index `*.safetensors.index.json`, in float32.
 
-    Raises UserError for a file that is not there, is damaged, or holds other than floats.
+    Those whose names match the pattern `unused` are left out. Raises UserError for a file that is
+    not there, is damaged, or holds other than floats.
     """
     index = path.with_name(path.name + ".index.json")
     if not index.is_file():
-        return _read_one(path)
+        return _read_one(path, unused)
     table = read_json(index).get("weight_map")
     shards = set(table.values()) if isinstance(table, dict) else set()
     if not shards or not all(isinstance(s, str) and s == Path(s).name for s in shards):
         raise UserError(f"{index}: its weight_map must name files beside it")
     tensors: dict[str, np.ndarray] = {}
     for shard in sorted(shards):
-        tensors |= _read_one(path.with_name(shard))
+        tensors |= _read_one(path.with_name(shard), unused)
     return tensors
 
 
-def _read_one(path: Path) -> dict[str, np.ndarray]:
+def _read_one(path: Path, unused: str) -> dict[str, np.ndarray]:
     try:
         raw = deserialize(path.read_bytes())
     except OSError as error:
@@ -48,6 +50,8 @@ def _read_one(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path} is damaged ({error}): copy or download it again") from error
     tensors = {}
     for name, entry in raw:
+        if re.fullmatch(unused, name):
+            continue
         if entry["dtype"] not in DTYPES:
             raise UserError(
                 f"{path}: {name} holds {entry['dtype']}, not one of {', '.join(DTYPES)}"

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,7 @@ import diffjax.models
 from diffjax import spec
 from diffjax.errors import UserError
 from diffjax.interop.safetensors import encode, read, read_json, write
+from diffjax.interop.torch_names import LEAVES, check_names, transpose
 from diffjax.models.unet import UNet
 from diffjax.typing import Params
 
@@ -27,7 +27,6 @@ DTYPE = "_diffjax_dtype"  # an option of ours; diffusers passes over names that 
 OPTIONS = {field.name for field in fields(UNet)} - {"dtype", "remat", "parent", "name"}
 # Where torch counts modules in a list, Linen counts in the name.
 LISTS = "down_blocks|up_blocks|resnets|attentions|downsamplers|upsamplers|to_out"
-LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 # What diffusers' first releases called the layers of attention.
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -57,10 +56,10 @@ def load_unet2d(folder: str | os.PathLike[str]) -> tuple[UNet, Params]:
         )
     tensors = {_new_name(name): value for name, value in read(path).items()}
     slots = _slots(model)
-    _check_names(str(path), tensors, slots)
+    check_names(str(path), tensors, slots, "U-Net")
     tree = {}
     for name, (where, shape) in slots.items():
-        value = _transpose(tensors[name], where)
+        value = transpose(tensors[name], where[-1])
         if value.shape != shape:
             raise UserError(f"{path}: {name} has shape {tensors[name].shape}, which does not fit")
         tree[where] = jnp.asarray(value)
@@ -79,11 +78,11 @@ def save_unet2d(model: UNet, params: Params, folder: str | os.PathLike[str]) -> 
     flat = traverse_util.flatten_dict(params)
     given = {_torch_name(path): np.asarray(value, np.float32) for path, value in flat.items()}
     slots = _slots(model)
-    _check_names("params", given, slots)
+    check_names("params", given, slots, "U-Net")
     for name, (where, shape) in slots.items():
         if given[name].shape != shape:
             raise UserError(f"params: {'/'.join(where)} has {given[name].shape}, not {shape}")
-        given[name] = _transpose(given[name], where, back=True)
+        given[name] = transpose(given[name], where[-1], back=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -136,19 +135,3 @@ def _new_name(name: str) -> str:
     old = "|".join(OLD_NAMES)
     pattern = rf"(?<=attentions\.)(\d+)\.({old})(?=\.)"
     return re.sub(pattern, lambda match: f"{match[1]}.{OLD_NAMES[match[2]]}", name)
-
-
-def _transpose(value: np.ndarray, path: tuple[str, ...], *, back: bool = False) -> np.ndarray:
-    """torch's kernels are (out, in) and (out, in, height, width), ours (height, width, in, out)."""
-    if path[-1] != "kernel":
-        return value
-    if value.ndim == 2:
-        return value.T
-    return value.transpose((3, 2, 0, 1) if back else (2, 3, 1, 0)) if value.ndim == 4 else value
-
-
-def _check_names(where: str, given: Mapping[str, object], slots: Mapping[str, Slot]) -> None:
-    for problem, names in (("lacks", slots.keys() - given), ("has unknown", given.keys() - slots)):
-        if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise UserError(f"{where} {problem} {min(names)}{more}: it is not of this U-Net")

@@ -5,8 +5,11 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
+from diffjax.errors import UserError
+from diffjax.metrics.batches import in_batches
+from diffjax.metrics.intervals import wilson
 from diffjax.typing import Apply, Params
 
 
@@ -22,18 +25,13 @@ def make_judge(
 ) -> Callable[[Params, Float[np.ndarray, "N H W C"]], Opinion]:
     """A compiled (params, images in [-1, 1]) -> Opinion, in batches; any N from 1.
 
-    `apply({"params": params}, images)` gives logits and features. The last batch is filled up, so
-    that every batch has one shape and compiles once.
+    `apply({"params": params}, images)` gives logits and features.
     """
     compiled = jax.jit(apply)
 
     def judge(params: Params, images: Float[np.ndarray, "N H W C"]) -> Opinion:
-        count, opinions = len(images), []
-        for first in range(0, count, batch_size):
-            batch = images[np.arange(first, first + batch_size) % count]
-            opinions.append(jax.device_get(compiled({"params": params}, batch)))
-        logits, features = (np.concatenate(part)[:count] for part in zip(*opinions, strict=True))
-        return Opinion(logits, features)
+        variables = {"params": params}
+        return Opinion(*in_batches(lambda batch: compiled(variables, batch), images, batch_size))
 
     return judge
 
@@ -53,5 +51,42 @@ def class_shares(logits: Float[np.ndarray, "N K"]) -> Float[np.ndarray, "K"]:
 
 
 def agreement(logits: Float[np.ndarray, "N K"], labels: Int[np.ndarray, "N"]) -> float:
-    """The share of images whose likeliest class is their label: on real ones, the accuracy."""
-    return float(np.mean(logits.argmax(axis=1) == labels))
+    """The share of images whose likeliest class is their label: on real ones, the accuracy.
+
+    Raises UserError for a label that the judge has no class for.
+    """
+    return float(_agrees(logits, labels).mean())
+
+
+def check_knows(
+    logits: Float[np.ndarray, "N K"],
+    labels: Int[np.ndarray, "N"],
+    own_logits: Float[np.ndarray, "M K"],
+    own_labels: Int[np.ndarray, "M"],
+) -> None:
+    """Raises UserError for a judge of other data than the real images of `logits` and `labels`.
+
+    That is one which, chance aside, agrees with their labels less than half as often as with those
+    of its own held-out images. What the two sets are called cannot tell: one set of data lies in
+    several formats, and several lie in one.
+    """
+    agrees, own = _agrees(logits, labels), _agrees(own_logits, own_labels)
+    most = wilson(int(agrees.sum()), len(agrees)).high
+    if most < wilson(int(own.sum()), len(own)).low / 2:
+        raise UserError(
+            f"the judge agrees with {agrees.mean():.0%} of the labels of the run's data set and "
+            f"with {own.mean():.0%} of its own: it has learnt other data; train one with the run's "
+            "--dataset"
+        )
+
+
+def _agrees(
+    logits: Float[np.ndarray, "N K"], labels: Int[np.ndarray, "N"]
+) -> Bool[np.ndarray, "N"]:
+    classes = logits.shape[1]
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if wrong.size:
+        raise UserError(
+            f"label {wrong[0]} is out of range: the judge knows the classes 0 to {classes - 1}"
+        )
+    return logits.argmax(axis=1) == labels

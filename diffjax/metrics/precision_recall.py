@@ -1,15 +1,14 @@
 """Improved precision and recall: how much of each of two sets lies where the other is."""
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from diffjax.metrics.features import checked
+from diffjax.metrics.neighbours import covers, distances, nearest
 
 NEIGHBOURS = 3  # as in the paper
-CHUNK = 2**21  # float64 numbers held at once, 16 MiB
 
 
 class PrecisionRecall(NamedTuple):
@@ -44,20 +43,5 @@ def _covered(
 ) -> Bool[np.ndarray, "N"]:
     """Which points lie in the ball of at least one centre, its edge included."""
     # A centre is its own nearest, at exactly 0, so the neighbours begin at place 1.
-    radii = np.concatenate(
-        [np.partition(d, neighbours, axis=1)[:, neighbours] for d in _distances(centres, centres)]
-    )
-    return np.concatenate([(d <= radii).any(axis=1) for d in _distances(points, centres)])
-
-
-def _distances(
-    a: Float[np.ndarray, "N D"], b: Float[np.ndarray, "M D"]
-) -> Iterator[Float[np.ndarray, "n M"]]:
-    """Squared distances, a few rows of `a` at a time.
-
-    From differences, not from |a|² + |b|² - 2ab, which would put equal points apart by rounding.
-    """
-    rows = max(1, CHUNK // b.size)
-    for first in range(0, len(a), rows):
-        apart = a[first : first + rows, None] - b
-        yield np.einsum("nmd,nmd->nm", apart, apart)
+    radii = nearest(centres, neighbours + 1).squared[:, neighbours]
+    return np.concatenate([covers(d, radii[None]).any(axis=1) for d in distances(points, centres)])

@@ -7,7 +7,8 @@ import scipy.linalg
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffjax.metrics.frechet import frechet_distance
+from diffjax.metrics.frechet import count_bias, frechet_distance, influence
+from diffjax.metrics.intervals import halves
 
 FEATURES = hnp.arrays(
     np.float64,
@@ -139,3 +140,45 @@ def test_scale(a, b, scale):
 def test_what_has_no_distance(a, b, message):
     with pytest.raises(ValueError, match=message):
         frechet_distance(a, b)
+
+
+@pytest.mark.parametrize(("counts", "dims"), [((40, 30), 3), ((90, 80), 20)])
+def test_influence_is_the_derivative_in_the_weights(counts, dims):
+    """Of the distance of weighted moments, by SciPy's matrix root and central differences."""
+    a, b = drawn(1, counts[0], dims), drawn(2, counts[1], dims)
+    rng = np.random.default_rng(3)
+    changes = [rng.normal(size=count) for count in counts]
+    changes = [change - change.mean() for change in changes]
+
+    def distance(step):
+        (m, s), (n, u) = (
+            weighted(x, 1 + step * change) for x, change in zip((a, b), changes, strict=True)
+        )
+        root = scipy.linalg.sqrtm(s @ u).real
+        return (m - n) @ (m - n) + np.trace(s + u - 2 * root)
+
+    found = influence(a, b)
+    assert found.distance == pytest.approx(frechet_distance(a, b), rel=1e-12)
+    slope = (distance(1e-4) - distance(-1e-4)) / 2e-4
+    assert changes[0] @ found.of_a + changes[1] @ found.of_b == pytest.approx(slope, rel=1e-5)
+
+
+def weighted(x, weights):
+    """Mean and covariance, which at weights of 1 is the unbiased one."""
+    mean = weights @ x / weights.sum()
+    return mean, (weights[:, None] * (x - mean)).T @ (x - mean) / (len(x) - 1)
+
+
+def test_bias_of_the_counts():
+    """Of two sets of one Gaussian it is their distance: to second order in the moments' errors.
+
+    |m_a - m_b|² is 2 D / N on average, and the rest |S_a - S_b|² / 4, D (D + 1) / (2 (N - 1)).
+    """
+    count, dims = 300, 8
+    expected = 2 * dims / count + dims * (dims + 1) / (2 * (count - 1))
+    rng = np.random.default_rng(0)
+    kept = [halves(count, 8, rng)[1:] for _ in range(2)]
+    draws = [rng.normal(size=(2, count, dims)) for _ in range(40)]
+    found = [count_bias(*pair, *kept) for pair in draws]
+    assert np.mean(found) == pytest.approx(expected, rel=0.05)
+    assert np.mean([frechet_distance(*pair) for pair in draws]) == pytest.approx(expected, rel=0.05)

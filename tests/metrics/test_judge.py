@@ -8,7 +8,8 @@ import scipy.special
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffjax.metrics.judge import agreement, class_shares, confidence, make_judge
+from diffjax.errors import UserError
+from diffjax.metrics.judge import agreement, check_knows, class_shares, confidence, make_judge
 
 LOGITS = hnp.arrays(np.float64, (6, 4), elements=st.floats(-50, 50))
 
@@ -52,3 +53,26 @@ def test_batches_are_of_one_shape_and_change_nothing(count):
     np.testing.assert_allclose(opinion.logits, flat @ np.asarray(params), rtol=1e-5)
     np.testing.assert_array_equal(opinion.features, 2 * flat)
     assert shapes == [(4, 2, 2, 1)], "traced once"
+
+
+def test_labels_out_of_range():
+    for labels, message in (([0, 1, 3], "label 3 is out of range"), ([0, -1, 1], "label -1")):
+        with pytest.raises(UserError, match=f"{message}.*classes 0 to 2"):
+            agreement(np.zeros((3, 3)), np.array(labels))
+
+
+def of_accuracy(share, count):
+    """Logits of four classes that are right for the first part of the labels."""
+    labels = np.arange(count) % 4
+    guesses = np.where(np.arange(count) < share * count, labels, (labels + 1) % 4)
+    return np.eye(4)[guesses], labels
+
+
+def test_a_judge_of_other_data():
+    own = of_accuracy(0.95, 400)
+    check_knows(*of_accuracy(0.9, 400), *own)
+    check_knows(*of_accuracy(0.6, 400), *own)  # the same classes in other pictures
+    check_knows(*of_accuracy(0.25, 4), *own)  # four images tell nothing
+    with pytest.raises(UserError, match=r"agrees with 10% .* and with 95% of its own"):
+        check_knows(*of_accuracy(0.1, 400), *own)
+    check_knows(*of_accuracy(0.3, 400), *of_accuracy(0.4, 400))  # one that has learnt little yet

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
-from diffjax.metrics import precision_recall as module
+from diffjax.metrics import neighbours
 from diffjax.metrics.precision_recall import precision_recall
 
 # Whole numbers: many points at equal distances, and some that coincide.
@@ -81,7 +81,7 @@ def test_chunks_change_nothing(monkeypatch):
     reference, samples = rng.normal(size=(61, 7)), rng.normal(0.2, 1, size=(83, 7))
     whole = precision_recall(reference, samples)
     for chunk in (1, 1000, 5000):
-        monkeypatch.setattr(module, "CHUNK", chunk)
+        monkeypatch.setattr(neighbours, "CHUNK", chunk)
         assert precision_recall(reference, samples) == whole
 
 
