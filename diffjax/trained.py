@@ -63,9 +63,12 @@ def build(config: RunConfig) -> tuple[nn.Module, Process]:
 
 def null_label(config: RunConfig, model: nn.Module) -> int | None:
     """The label that stands for no class, the one after the last; None where the run has none."""
-    rows = getattr(model, "num_class_embeds", None)
     classes = config.num_classes
-    return classes if classes is not None and rows == classes + 1 else None
+    if classes is None:
+        return None
+    if getattr(model, "one_hot", False):  # it needs no embedding for it
+        return classes if config.cond_drop else None
+    return classes if getattr(model, "num_class_embeds", None) == classes + 1 else None
 
 
 def init_params(model: nn.Module, config: RunConfig, key: Any) -> Params:
@@ -82,7 +85,7 @@ def load(folder: str | os.PathLike[str]) -> Trained:
     """The newest checkpoint of the run in `folder`. Raises UserError where there is none."""
     run, config = RunFolder.open(folder)
     model, process = build(config)
-    step, params = _newest(run, lambda key: init_params(model, config, key))
+    step, params = newest(run, lambda key: init_params(model, config, key))
     return Trained(config, model, process, step, params)
 
 
@@ -104,7 +107,7 @@ def load_judge(folder: str | os.PathLike[str]) -> Judge:
     """As `load`, of a run of experiments.classifier."""
     run, config = RunFolder.open(folder)
     model = build_judge(config)
-    step, params = _newest(run, lambda key: init_judge_params(model, config, key))
+    step, params = newest(run, lambda key: init_judge_params(model, config, key))
     return Judge(config, model, step, params)
 
 
@@ -125,7 +128,7 @@ def check_fit(trained: Trained, judge: Judge) -> None:
         )
 
 
-def _newest(run: RunFolder, init: Callable[[Any], Params]) -> tuple[int, Params]:
+def newest(run: RunFolder, init: Callable[[Any], Params]) -> tuple[int, Params]:
     """Step and EMA weights of the newest sound checkpoint, of the shapes that `init` makes."""
     params = jax.eval_shape(init, jax.random.key(0))
     with Checkpoints(run.checkpoints, read_only=True) as checkpoints:

@@ -1,11 +1,14 @@
 """Trains a denoising diffusion model on images, and draws what it makes.
 
 python -m experiments.ddpm --flagfile=experiments/flagfiles/ddpm_fashion_mnist.flags
+python -m experiments.ddpm --flagfile=experiments/flagfiles/course_03.flags      as the course does
 """
 
 import inspect
 import typing
 from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 
 from absl import flags
 from flax import linen as nn
@@ -19,7 +22,9 @@ import diffjax.weightings
 from diffjax import spec
 from diffjax.data import Records
 from diffjax.errors import UserError
+from diffjax.models.course_unet import CourseUNet
 from diffjax.objectives.denoising import denoising_loss
+from diffjax.objectives.noising import masked_elements
 from diffjax.objectives.variational import continuous_vlb_loss, hybrid_loss, vlb_loss
 from diffjax.process import Process
 from diffjax.trained import build, init_params
@@ -77,6 +82,15 @@ HUBER = flags.DEFINE_float(
 COND_DROP = flags.DEFINE_float(
     "cond_drop", 0.0, "how often a class is hidden from the network, so that it can be guided"
 )
+COND_MASK = flags.DEFINE_enum(
+    "cond_mask", "sample", ["sample", "element"],
+    "what --cond_drop drops: a sample's class, or each number of it, one-hot, by itself",
+)  # fmt: skip
+COURSE_COMPAT = flags.DEFINE_boolean(
+    "course_compat", False,
+    "a course_unet with the schedule, time scale, mask and sampling of the course; it sets what is "
+    "left out of --schedule, --cond_mask, --sampler, --sample_steps and --model's time_scale",
+)  # fmt: skip
 # What is shown of it: free to change when the run is taken up again.
 SAMPLE_EVERY = flags.DEFINE_integer("sample_every", 1000, "steps to a picture", lower_bound=1)
 SAMPLER = cli.define_spec("sampler", "ddim", diffjax.samplers, "how the pictures are drawn")
@@ -92,12 +106,15 @@ REMAT = flags.DEFINE_boolean(
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 64, "images in a picture", lower_bound=1)
 OWN = (
     MODEL, SCHEDULE, TARGET, SIGMA_DATA, LEARNED_VARIANCE, LOSS, WEIGHTING, TIMES, OFFSET_NOISE,
-    HUBER, COND_DROP, SAMPLE_EVERY, SAMPLER, SAMPLE_STEPS, SPACING, REMAT, NUM_SAMPLES,
+    HUBER, COND_DROP, COND_MASK, COURSE_COMPAT, SAMPLE_EVERY, SAMPLER, SAMPLE_STEPS, SPACING, REMAT,
+    NUM_SAMPLES,
 )  # fmt: skip
+COURSE_STEPS = (150, 400)  # of garments and of flowers
 
 
 def main() -> None:
     with training.processes():
+        repeat_course()
         records = training.open_records()
         config = describe(records)
         model, process = build(config)
@@ -122,9 +139,36 @@ def main() -> None:
             training.say(f"done: step {step}, see {run.report}")
 
 
+def repeat_course() -> None:
+    """Sets the flags that --course_compat speaks for. Raises UserError for one that contradicts."""
+    if not COURSE_COMPAT.value:
+        return
+    _settle(SCHEDULE, [f"linear(steps={steps})" for steps in COURSE_STEPS], diffjax.schedules)
+    _settle(TARGET, ["eps"])
+    _settle(SAMPLER, ["ddpm(variance='previous')"], diffjax.samplers)
+    _settle(SAMPLE_STEPS, [schedule_steps()])
+    if COND_DROP.value:
+        _settle(COND_MASK, ["element"])
+
+
+def _settle(
+    flag: flags.FlagHolder[Any], legal: list[Any], package: ModuleType | None = None
+) -> None:
+    """Gives a flag that was left out the first of the values that --course_compat allows."""
+    if not flag.present:
+        flags.FLAGS[flag.name].value = legal[0]
+    given = flag.value if package is None else spec.render(spec.build(flag.value, package))
+    if given not in legal:
+        choices = " or ".join(map(str, legal))
+        raise UserError(
+            f"--course_compat stands for --{flag.name}={choices}, not {flag.value}: leave one out"
+        )
+
+
 def describe(records: Records) -> RunConfig:
     """This run's config: the flags, and what follows from the data."""
     model, classes = describe_model(records)
+    mask = {} if COND_MASK.value == "sample" else {COND_MASK.name: COND_MASK.value}
     times = TIMES.value or ("uniform" if LOSS.value == "continuous_vlb" else "grid")
     weighting = spec.build(WEIGHTING.value, diffjax.weightings, {"sigma_data": SIGMA_DATA.value})
     return RunConfig(
@@ -132,7 +176,7 @@ def describe(records: Records) -> RunConfig:
         model=spec.render(model),
         image_shape=records.image_shape,
         num_classes=classes,
-        training=training.identity(),
+        training={**training.identity(), **mask},
         schedule=spec.render(spec.build(SCHEDULE.value, diffjax.schedules)),
         target=typing.cast(Target, TARGET.value),
         sigma_data=SIGMA_DATA.value,
@@ -149,19 +193,18 @@ def describe(records: Records) -> RunConfig:
 def describe_model(records: Records) -> tuple[nn.Module, int | None]:
     """The network that fits the data, and its number of classes, if it takes any.
 
-    Where classes are dropped it has an embedding more than that, of no class.
+    Where classes are dropped it has an embedding more than that, of no class, if it needs one.
     """
     height, width, channels = records.image_shape
     out_channels = 2 * channels if LEARNED_VARIANCE.value else channels
-    model = spec.build(
-        MODEL.value,
-        diffjax.models,
-        {
-            "sample_size": height if height == width else (height, width),
-            "in_channels": channels,
-            "out_channels": out_channels,
-        },
-    )
+    defaults: dict[str, Any] = {
+        "sample_size": height if height == width else (height, width),
+        "in_channels": channels,
+        "out_channels": out_channels,
+    }
+    if COURSE_COMPAT.value:
+        defaults["time_scale"] = schedule_steps()
+    model = spec.build(MODEL.value, diffjax.models, defaults)
     if getattr(model, "out_channels", out_channels) != out_channels:
         raise UserError(
             f"--model has out_channels={model.out_channels}, where images of {channels} channels "
@@ -174,9 +217,37 @@ def describe_model(records: Records) -> tuple[nn.Module, int | None]:
             f"--model has num_class_embeds={classes}, but {training.DATASET.value} has "
             f"{records.num_classes or 'no'} classes: give it that number, or leave it out"
         )
-    return model.clone(
-        num_class_embeds=classes + 1
-    ) if classes and COND_DROP.value else model, classes
+    one_hot = getattr(model, "one_hot", False)
+    _check_condition(model, bool(one_hot and classes))
+    if classes and COND_DROP.value and not one_hot:
+        model = model.clone(num_class_embeds=classes + 1)
+    return model, classes
+
+
+def _check_condition(model: nn.Module, one_hot: bool) -> None:
+    """Refuses a network that is not conditioned as the flags have it."""
+    cond_dim = getattr(model, "cond_dim", None)
+    if cond_dim is not None:
+        raise UserError(
+            f"--model has cond_dim={cond_dim}, and these data have labels: give it num_class_embeds"
+        )
+    if COND_MASK.value == "element" and not (one_hot and COND_DROP.value):
+        raise UserError(
+            "--cond_mask=element hides numbers of one-hot classes: "
+            "choose a course_unet with num_class_embeds, and --cond_drop above 0"
+        )
+    if COURSE_COMPAT.value and not isinstance(model, CourseUNet):
+        raise UserError(f"--course_compat is for a course_unet, not --model={MODEL.value}")
+    if COURSE_COMPAT.value and model.time_scale != schedule_steps():
+        raise UserError(
+            f"--course_compat stands for time_scale={schedule_steps()}, as many as --schedule has "
+            f"steps, and --model has {model.time_scale}: leave it out"
+        )
+
+
+def schedule_steps() -> int:
+    """How many steps --schedule has."""
+    return spec.build(SCHEDULE.value, diffjax.schedules).steps
 
 
 def rematerialised(model: nn.Module) -> nn.Module:
@@ -188,12 +259,13 @@ def rematerialised(model: nn.Module) -> nn.Module:
 
 def make_loss(config: RunConfig, model: nn.Module, process: Process) -> LossFn:
     """What the run minimises. Raises UserError for an option that the loss does not have."""
+    by_element = config.training.get(COND_MASK.name) == "element"
     given = {
         "weighting": spec.build(config.weighting, diffjax.weightings),
         "times": spec.build(config.times, diffjax.time_laws),
         "offset_noise": config.offset_noise,
         "huber": config.huber,
-        "cond_drop": config.cond_drop,
+        "cond_drop": 0.0 if by_element else config.cond_drop,
     }
     known = {name: inspect.signature(loss).parameters for name, loss in LOSSES.items()}
     options = {}
@@ -205,7 +277,11 @@ def make_loss(config: RunConfig, model: nn.Module, process: Process) -> LossFn:
             raise UserError(
                 f"--loss={config.loss} knows no --{option}: leave it out, or choose --loss={others}"
             )
-    return LOSSES[config.loss](process, model.apply, num_classes=config.num_classes, **options)
+    classes = config.num_classes
+    loss_fn = LOSSES[config.loss](process, model.apply, num_classes=classes, **options)
+    if by_element and classes:
+        return masked_elements(loss_fn, classes, config.cond_drop)
+    return loss_fn
 
 
 if __name__ == "__main__":

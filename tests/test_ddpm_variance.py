@@ -55,7 +55,28 @@ def test_its_ends_are_small_and_large_over_long_steps_too():
     np.testing.assert_allclose(step("learned", 1.0, to=100), large, atol=1e-5)
 
 
-@pytest.mark.parametrize("variance", ["small", "large", "learned"])
+@pytest.mark.parametrize("index", [1, 2, 5, INDEX, 998])
+def test_previous_is_the_course_s(index):
+    """sqrt(beta) of index - 1, counted from 0, where the step is from index to index - 1."""
+    times = {"start": index + 1, "to": index}
+    noise = np.asarray(step("previous", **times) - step("small", **times))
+    betas = linear_betas()
+    alpha_bar = np.cumprod(1 - betas)
+    tilde = betas[index] * (1 - alpha_bar[index - 1]) / (1 - alpha_bar[index])
+    wanted = np.sqrt(betas[index - 1]) - np.sqrt(tilde)
+    # A float32 time tells where the step before began to 3e-5 of its length.
+    np.testing.assert_allclose(noise, wanted * np.asarray(normal(KEYS, SHAPE)), atol=1e-5)
+
+
+def test_previous_over_a_long_step_is_of_one_as_long():
+    alpha_bar = np.cumprod(1 - linear_betas())
+    noise = step("previous", start=900, to=700) - step("small", start=900, to=700)
+    small = (1 - alpha_bar[899] / alpha_bar[699]) * (1 - alpha_bar[699]) / (1 - alpha_bar[899])
+    wanted = np.sqrt(1 - alpha_bar[699] / alpha_bar[499]) - np.sqrt(small)
+    np.testing.assert_allclose(noise, wanted * np.asarray(normal(KEYS, SHAPE)), atol=1e-5)
+
+
+@pytest.mark.parametrize("variance", ["small", "large", "learned", "previous"])
 def test_the_last_step_adds_no_noise(variance):
     x0 = Gaussian(Linear()).denoise(X, jnp.asarray(1e-3)).x0
     np.testing.assert_allclose(step(variance, 0.5, start=1, to=0), x0, atol=1e-6)

@@ -20,11 +20,11 @@ from experiments import ddpm
 FILES = sorted((pathlib.Path(ddpm.__file__).parent / "flagfiles").glob("*.flags"))
 
 
-def of_program(name):
-    return [path for path in FILES if path.stem.startswith(name)]
+def of_program(*names):
+    return [path for path in FILES if path.stem.startswith(names)]
 
 
-@pytest.fixture(params=of_program("ddpm"), ids=lambda p: p.stem)
+@pytest.fixture(params=of_program("ddpm", "course", "assessment"), ids=lambda p: p.stem)
 def values(request):
     """The program's flags with one flagfile's values; put back afterwards."""
     saved = flags.FLAGS.unparse_flags, {n: flags.FLAGS[n].value for n in flags.FLAGS}
@@ -40,7 +40,7 @@ def test_builds_and_evaluates(values):
     spec.build(values["sampler"], diffjax.samplers)
     model = spec.build(values["model"], diffjax.models)
     Process(spec.build(values["schedule"], diffjax.schedules), values["target"])
-    size, channels = (28, 1) if values["dataset"] == "embedded" else (32, 3)
+    size, channels = (32, 3) if "cifar10" in values["dataset"] else (values["image_size"] or 28, 1)
     x, t = jnp.zeros((2, size, size, channels)), jnp.zeros((2,))
     labels = () if model.num_class_embeds is None else (jnp.zeros((2,), jnp.int32),)
     model = model.clone(in_channels=channels, out_channels=channels, sample_size=size)

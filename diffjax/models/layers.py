@@ -222,6 +222,18 @@ def average_pixels(x: Images) -> Resized:
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
 
 
+def largest_pixels(x: Images) -> Resized:
+    """The largest of each 2x2 block: half the height and width.
+
+    Two by two, since the gradient of a maximum over an axis divides by how many numbers are found
+    to be it: none, where the compiler has computed them twice and rounded them otherwise.
+    """
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    x = jnp.maximum(x[:, :, 0], x[:, :, 1])
+    return jnp.maximum(x[:, :, :, 0], x[:, :, :, 1])
+
+
 def fir_down(x: Images) -> Resized:
     """Half the height and width through the filter [1 3 3 1]/8, zeros outside (NCSN++, app. H)."""
     for axis in (1, 2):

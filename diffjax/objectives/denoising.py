@@ -7,15 +7,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffjax.errors import UserError
-from diffjax.objectives.noising import Noised, Noising
+from diffjax.objectives.noising import Loss, Noised, Noising
 from diffjax.process import Process, expand
 from diffjax.time_laws.base import TimeLaw
 from diffjax.time_laws.grid import Grid
 from diffjax.typing import Apply, Images, Keys, Params
 from diffjax.weightings.base import Weighting
 from diffjax.weightings.simple import Simple
-
-Loss = Callable[[Params, Keys, Mapping[str, Array]], tuple[Float[Array, ""], dict[str, Array]]]
 
 
 def denoising_loss(
@@ -66,6 +64,24 @@ def weighted_error(
         # 2 c (sqrt(error + c²) - c), without the difference of two near equals.
         error = 2 * huber * error / (jnp.sqrt(error + huber**2) + huber)
     return expand(noised.importance * weighting.of_target(process, t), error) * error
+
+
+def target_error(
+    process: Process, apply: Apply, num_classes: int | None
+) -> Callable[[Params, Keys, Mapping[str, Array]], Float[Array, "B"]]:
+    """The mean squared error of the process's own target, a sample, at a time drawn from the grid.
+
+    Nothing is dropped or weighted: what training would minimise, of images that it has not seen.
+    """
+    noising = Noising(process, apply, Grid(), num_classes, train=False)
+
+    def error(params: Params, keys: Keys, batch: Mapping[str, Array]) -> Float[Array, "B"]:
+        noised = noising(params, keys, batch)
+        target = noised.process.target_of(noised.x0, noised.eps, noised.t)
+        output = noised.output[..., : target.shape[-1]]  # a learnt variance lies behind it
+        return ((output - target) ** 2).mean((1, 2, 3))
+
+    return error
 
 
 def check_huber(huber: float) -> None:

@@ -22,10 +22,12 @@ class DDPM(Sampler):
 
     variance: `small` is the posterior's, beta_tilde (eq. 7); `large` is that of q(x_t | x_s), beta,
     right where the data are unit Gaussian; `learned` is the network's own, between the two
-    (Nichol & Dhariwal 2021, eq. 15). No noise is added on the way to t = 0.
+    (Nichol & Dhariwal 2021, eq. 15); `previous` is the beta of the step before, as long and into
+    x_s, which the course "Generative AI with Diffusion Models" takes. No noise is added on the way
+    to t = 0.
     """
 
-    variance: Literal["small", "large", "learned"] = "small"
+    variance: Literal["small", "large", "learned", "previous"] = "small"
 
     @property
     def order(self) -> int:
@@ -51,7 +53,10 @@ class DDPM(Sampler):
     ) -> tuple[Images, tuple[()]]:
         prediction = denoise(x, t)
         mean, variance = posterior(schedule, prediction.x0, x, t, s)
-        std = self._growth(schedule, prediction, t, s) * jnp.sqrt(variance)
+        if self.variance == "previous":
+            std = expand(_previous_std(schedule, t, s), x)
+        else:
+            std = self._growth(schedule, prediction, t, s) * jnp.sqrt(variance)
         return mean + std * normal(keys, x.shape[1:]), memory
 
     def _growth(
@@ -65,3 +70,12 @@ class DDPM(Sampler):
         # At s = 0, where sigma_s is 0, the posterior has no noise to grow.
         log_growth = jnp.where(s > 0, jnp.log(sigma_t / jnp.where(s > 0, sigma_s, 1.0)), 0.0)
         return jnp.exp(fraction * expand(log_growth, prediction.x0))
+
+
+def _previous_std(schedule: Schedule, t: Times, s: Times) -> Times:
+    """The noise that q(x_s | x_r) adds, r being as far from s as s is from t; 0 at s = 0."""
+    before = jnp.maximum(2 * s - t, 0)
+    _, sigma = schedule.alpha_sigma(s)
+    # At s = 0, where the log-SNR is infinite, another time stands in: sigma is 0 whatever it says.
+    gap = schedule.log_snr(jnp.where(s > 0, s, t)) - schedule.log_snr(before)
+    return sigma * jnp.sqrt(-jnp.expm1(gap))

@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from diffjax.errors import UserError
+from diffjax.models.batch_norm import STATISTICS, collect
 from diffjax.randomness import sample_keys
 from diffjax.typing import Params
 
@@ -72,7 +73,11 @@ def make_train_step(
     An update from what is not finite is left out: the step is counted, the rest of the state stays
     as it was, and `skipped` is 1 in the metrics. `nonfinite` there has an entry for each of
     tensor_names; the last, of parameters that overflow in the update itself, cannot be undone.
+
+    What a network with batch norm moves its running statistics to goes into the new state's
+    parameters, the mean over devices and pieces; each of those normalises by its own samples.
     """
+    loss_fn = _with_statistics(loss_fn)
 
     def gradients(params: Params, keys: Key[Array, "B"], batch: Batch) -> tuple[Any, Any]:
         if accumulate == 1:
@@ -87,9 +92,9 @@ def make_train_step(
         _, parts = lax.scan(one, None, pieces)
         return jax.tree.map(lambda a: jnp.mean(a, axis=0), parts)
 
-    def update(state: TrainState, grads: Params) -> TrainState:
+    def update(state: TrainState, grads: Params, statistics: Params) -> TrainState:
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = {**optax.apply_updates(state.params, updates), **statistics}
         decay = ema_decay_at(state.step, ema_decay)
         with jax.named_scope("ema"):
             ema_params = optax.incremental_update(params, state.ema_params, 1 - decay)
@@ -102,6 +107,7 @@ def make_train_step(
         (loss, metrics), grads = gradients(state.params, keys, batch)
         if axis_name:
             loss, metrics, grads = lax.pmean((loss, metrics, grads), axis_name)
+        statistics = {STATISTICS: metrics.pop(STATISTICS)} if STATISTICS in metrics else {}
         # The norm is made of these sums too; a finite number whose square is not counts as bad.
         squares = [optax.tree.norm(grad, squared=True) for grad in jax.tree.leaves(grads)]
         bad = ~jnp.isfinite(jnp.stack([loss, *squares]))
@@ -109,14 +115,31 @@ def make_train_step(
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
         # A branch: choosing number by number takes twice as long on a CPU.
         state = lax.cond(
-            sound, update, lambda state, _: state.replace(step=state.step + 1), state, grads
-        )
+            sound, update, lambda state, *_: state.replace(step=state.step + 1),
+            state, grads, statistics,
+        )  # fmt: skip
         # A sum compiles in a fourth of the time of isfinite over all numbers.
         sums = [jnp.abs(param).sum() for param in jax.tree.leaves(state.params)]
         nonfinite = jnp.append(bad, ~jnp.isfinite(jnp.stack(sums)).all())
         return state, {**metrics, "skipped": 1.0 - sound, "nonfinite": nonfinite}
 
     return step
+
+
+def _with_statistics(loss_fn: LossFn) -> LossFn:
+    """The loss, and among its metrics the running statistics that its calls move, if any do."""
+
+    def told(
+        params: Params, keys: Key[Array, "B"], batch: Batch
+    ) -> tuple[Float[Array, ""], dict[str, Any]]:
+        with collect() as moved:
+            loss, metrics = loss_fn(params, keys, batch)
+        if moved:  # each of several calls begins where the step does
+            mean = jax.tree.map(lambda *parts: sum(parts) / len(parts), *moved)
+            metrics = {**metrics, STATISTICS: mean}
+        return loss, metrics
+
+    return told
 
 
 def tensor_names(params: Params) -> tuple[str, ...]:

@@ -6,8 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
 from diffjax.errors import UserError
+from diffjax.models.batch_norm import STATISTICS, BatchNorm, RunningStatistics
 from diffjax.randomness import normal
 from diffjax.training import parallel
 from diffjax.training.step import (
@@ -166,3 +168,75 @@ def test_gradients_are_clipped_before_adam_sees_them():
 def test_indivisible_batch(batch, devices, accumulate):
     with pytest.raises(UserError, match="choose a multiple of"):
         check_batch(batch, devices, accumulate)
+
+
+class Normalised(RunningStatistics):
+    """A batch norm and one weight a number."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        x = BatchNorm(train, name="norm")(x)
+        return x * self.param("w", nn.initializers.ones, x.shape[-1:])
+
+
+NET, DATA = Normalised(), {"x": jnp.arange(24.0).reshape(8, 3) ** 2 / 100}
+
+
+def norm_loss(params, keys, batch):
+    return jnp.mean((NET.apply({"params": params}, batch["x"], train=True) - 1) ** 2), {}
+
+
+def norm_step(**options):
+    tx = optax.adam(0.1)
+    state = init_state(NET.init(ROOT, DATA["x"])["params"], tx)
+    return state, make_train_step(norm_loss, tx, 0.9, **options)
+
+
+def statistics(params):
+    return params[STATISTICS]["norm"]
+
+
+def test_running_statistics_move_and_are_averaged():
+    state, step = norm_step()
+    state, metrics = jax.jit(step)(state, ROOT, DATA)
+    assert STATISTICS not in metrics
+    mean, var = np.mean(DATA["x"], 0), np.var(DATA["x"], 0, ddof=1)
+    np.testing.assert_allclose(statistics(state.params)["mean"], 0.1 * mean, rtol=1e-5)
+    np.testing.assert_allclose(statistics(state.params)["var"], 0.9 + 0.1 * var, rtol=1e-5)
+    # The average's first decay is 0.1, as for all parameters.
+    np.testing.assert_allclose(statistics(state.ema_params)["mean"], 0.09 * mean, rtol=1e-5)
+    assert not np.any(jax.tree.leaves(state.opt_state[0].mu[STATISTICS])[0])
+
+
+def test_running_statistics_are_the_mean_over_devices_and_pieces():
+    """Each part's variance is its own: so the mean of them is not that of all."""
+    pieces = np.asarray(DATA["x"]).reshape(2, 4, 3)
+    wanted = 0.9 + 0.1 * np.mean([piece.var(0, ddof=1) for piece in pieces], 0)
+    state, step = norm_step(accumulate=2)
+    accumulated, _ = jax.jit(step)(state, ROOT, DATA)
+    state, step = norm_step(axis_name="batch")
+    shares = jnp.asarray(pieces)
+    shared, _ = jax.jit(jax.vmap(step, (None, None, 0), axis_name="batch"))(
+        state, ROOT, {"x": shares}
+    )
+    np.testing.assert_allclose(statistics(accumulated.params)["var"], wanted, rtol=1e-5)
+    for device in range(2):
+        np.testing.assert_allclose(statistics(shared.params)["var"][device], wanted, rtol=1e-5)
+
+
+def test_a_step_that_is_left_out_moves_no_statistics():
+    state, step = norm_step()
+    after, metrics = jax.jit(step)(state, ROOT, {"x": DATA["x"].at[0, 0].set(np.nan)})
+    assert metrics["skipped"] == 1
+    chex.assert_trees_all_equal(after.replace(step=state.step), state)
+
+
+def test_of_two_calls_the_statistics_are_the_mean():
+    def twice(params, keys, batch):
+        NET.apply({"params": params}, batch["x"] + 2, train=True)
+        return norm_loss(params, keys, batch)
+
+    state, _ = norm_step()
+    state, _ = jax.jit(make_train_step(twice, optax.adam(0.1), 0.9))(state, ROOT, DATA)
+    wanted = 0.1 * (np.mean(DATA["x"], 0) + 1)
+    np.testing.assert_allclose(statistics(state.params)["mean"], wanted, rtol=1e-5)
