@@ -3,8 +3,9 @@
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
+from typing import Any
 
 import jax
 import platformdirs
@@ -52,6 +53,31 @@ def define_specs(
     """A flag that may be given more than once and holds specs of `package`; None by default."""
     serializer: flags.ArgumentSerializer[str] = flags.ArgumentSerializer()
     return flags.DEFINE_multi(SpecParser(package), serializer, name, None, help_text)
+
+
+class PresetFlag(flags.EnumFlag):
+    """--preset: a name that stands for values of other flags."""
+
+    def __init__(self, presets: Mapping[str, Mapping[str, Any]]) -> None:
+        self._presets = presets
+        help_text = "a set of flags' values; a flag given besides keeps its own"
+        super().__init__("preset", None, help_text, list(presets))
+
+    def fill(self, argv: Sequence[str]) -> None:
+        """Sets the chosen preset's flags, but not those that `argv` itself gives a value."""
+        given = {arg.lstrip("-").partition("=")[0] for arg in argv[1:]}
+        for name, value in (self._presets[self.value] if self.value else {}).items():
+            if not given & {name, f"no{name}"}:
+                setattr(flags.FLAGS, name, value)
+
+
+def define_preset(**presets: Mapping[str, Any]) -> None:
+    """The flag --preset=NAME, which stands for the flags that NAME's mapping gives values.
+
+    It overrules a flagfile and is overruled by what is given besides, in whatever order:
+    `define_preset(smoke={"steps": 20})`, then --flagfile=F --preset=smoke --batch_size=8.
+    """
+    flags.DEFINE_flag(PresetFlag(presets))
 
 
 def spacing_of(text: str | None, sampler: Sampler) -> Spacing:
@@ -117,7 +143,10 @@ def _can_write(folder: pathlib.Path) -> bool:
 
 def _parse(argv: list[str]) -> list[str]:
     try:
-        return app.parse_flags_with_usage(argv) if _wants_help(argv) else flags.FLAGS(argv)
+        rest = app.parse_flags_with_usage(argv) if _wants_help(argv) else flags.FLAGS(argv)
+        if "preset" in flags.FLAGS and isinstance(preset := flags.FLAGS["preset"], PresetFlag):
+            preset.fill(argv)
+        return rest
     except (flags.Error, UserError) as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)

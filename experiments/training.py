@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from absl import flags
 
 import diffjax.data
@@ -107,7 +108,8 @@ class Task:
     """What is an experiment's own in a training run.
 
     `keys_used` are the parts of a batch that the loss reads; `show(step, ema_params)` draws or
-    measures every `show_every` steps, in one process.
+    measures every `show_every` steps, in one process. `optimizer` is for those that the flags do
+    not describe.
     """
 
     init_params: Callable[[Any], Params]
@@ -115,6 +117,7 @@ class Task:
     keys_used: tuple[str, ...]
     show: Callable[[int, Params], None]
     show_every: int
+    optimizer: optax.GradientTransformation | None = None
 
 
 def open_records() -> Records:
@@ -122,6 +125,12 @@ def open_records() -> Records:
     check_batch(BATCH_SIZE.value, jax.device_count(), ACCUMULATE.value)
     dataset = spec.build(DATASET.value, diffjax.data, {"data_dir": DATA_DIR.value})
     return dataset.open("train", IMAGE_SIZE.value, MAX_BAD_RECORDS.value)
+
+
+def open_held_out(config: RunConfig) -> Records:
+    """What the data set of a training run holds out, in the run's size."""
+    dataset = spec.build(config.training["dataset"], diffjax.data, {"data_dir": DATA_DIR.value})
+    return dataset.open("test", config.training["image_size"])
 
 
 def identity() -> dict[str, Any]:
@@ -214,7 +223,7 @@ class Session:
 
 
 def take_up(records: Records, task: Task, checkpoints: Checkpoints, returns: int) -> Session:
-    tx = make_optimizer(
+    tx = task.optimizer or make_optimizer(
         LEARNING_RATE.value,
         STEPS.value,
         warmup_steps=WARMUP_STEPS.value,

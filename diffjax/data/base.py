@@ -1,7 +1,7 @@
 """The contract of a data set, and what several of them share.
 
 A data set is a frozen dataclass in a module of its own. Opening it gives one of two splits, which
-never share a record.
+share no record, unless that is what the set is for (`everything`).
 """
 
 import dataclasses
@@ -25,8 +25,9 @@ HELD_OUT = 10  # where a set has no test split of its own, one record in so many
 class Records(Protocol):
     """Random access to records, safe to read from several threads.
 
-    A record has `image`, float32 HWC in [-1, 1], and those of `label` (np.int32) and `text` (str)
-    that the set has. Where reading many at once is faster, there is `__getitems__(indices)` too.
+    A record has `image`, float32 HWC in [-1, 1], and those of `label` (np.int32), `mask` (int32 HW,
+    what each pixel is part of) and `text` (str) that the set has. Where reading many at once is
+    faster, there is `__getitems__(indices)` too.
     Both raise BadRecord for a record that is damaged by itself, UserError for other faults.
     """
 

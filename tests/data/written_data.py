@@ -40,6 +40,16 @@ def write_mnist(folder, train=60, test=20, suffix=".gz", separator="-"):
     return folder
 
 
+def write_things(folder, count=40):
+    """As write_mnist, without a test split: squares of noise on black."""
+    folder.mkdir()
+    images = np.zeros((count, SIDE, SIDE), np.uint8)
+    images[:, 3:9, 3:9] = noise(count, 6, 6, 1)[..., 0]
+    write_idx(folder / "train-images-idx3-ubyte", images)
+    write_idx(folder / "train-labels-idx1-ubyte", (np.arange(count) % 3).astype(np.uint8))
+    return folder
+
+
 def write_folder(folder, count=40):
     for index, image in enumerate(noise(count, seed=count)):
         path = folder / f"class{index % 3}" / f"{index:03}.png"
