@@ -1,0 +1,101 @@
+"""Two networks against each other: a generator's losses, its discriminator's, and their rates."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Float
+
+from diffjax.randomness import normal
+from diffjax.typing import Images, Keys, Params
+
+Logits = Float[Array, "B"]
+Metrics = dict[str, Array]
+
+
+class Game(NamedTuple):
+    """What each side loses, an image: the generator by fakes' logits, the other by both kinds'."""
+
+    generator: Callable[[Logits], Logits]
+    discriminator: Callable[[Logits, Logits], Logits]
+
+
+GAMES = {
+    # Goodfellow et al. 2014, eq. 1 with the generator's loss of sec. 3: log D is what is maximised.
+    "non_saturating": Game(
+        lambda fake: jax.nn.softplus(-fake),
+        lambda real, fake: jax.nn.softplus(-real) + jax.nn.softplus(fake),
+    ),
+    # Lim & Ye 2017.
+    "hinge": Game(
+        lambda fake: -fake,
+        lambda real, fake: jax.nn.relu(1 - real) + jax.nn.relu(1 + fake),
+    ),
+}
+
+
+def adversarial_loss(
+    generate: Callable[[Params, Float[Array, "B L"]], Images],
+    discriminate: Callable[[Params, Images], Logits],
+    latent: int,
+    *,
+    game: Game,
+    r1: float = 0.0,
+) -> Callable[[Params, Keys, Mapping[str, Array]], tuple[Float[Array, ""], Metrics]]:
+    """The sum of both networks' losses, of which each one's gradient is that of its own alone.
+
+    params is {"generator": ..., "discriminator": ...}; `generate` and `discriminate` read their
+    part of it. So one gradient updates both at once (simultaneous gradient descent: Mescheder et
+    al. 2018). The batch holds `image` in [-1, 1]; latents are unit normal, each of its sample's
+    key.
+
+    r1 is gamma of Mescheder et al. 2018, eq. 9: half of it times the squared norm of the
+    discriminator's gradient at real images. At 0 this is not computed.
+    """
+
+    def loss_fn(
+        params: Params, keys: Keys, batch: Mapping[str, Array]
+    ) -> tuple[Float[Array, ""], Metrics]:
+        images = generate(params, normal(keys, (latent,)))
+        seen = discriminate(lax.stop_gradient(params), images)
+        fake = discriminate(params, lax.stop_gradient(images))
+        real, penalty = at_real(lambda x: discriminate(params, x), batch["image"])
+        own = {
+            "generator_loss": jnp.mean(game.generator(seen)),
+            "discriminator_loss": jnp.mean(game.discriminator(real, fake)),
+            "r1": penalty,
+        }
+        outputs = {"real_logit": jnp.mean(real), "fake_logit": jnp.mean(fake)}
+        return sum(own.values(), jnp.zeros(())), {**own, **outputs}
+
+    def at_real(of: Callable[[Images], Logits], images: Images) -> tuple[Logits, Float[Array, ""]]:
+        if not r1:
+            return of(images), jnp.zeros(())
+        logits, pull = jax.vjp(of, images)
+        (slopes,) = pull(jnp.ones_like(logits))  # no image counts in another's logit
+        return logits, 0.5 * r1 * jnp.mean(jnp.sum(slopes**2, (1, 2, 3)))
+
+    return loss_fn
+
+
+def two_time_scales(
+    generator_rate: float,
+    discriminator_rate: float,
+    *,
+    warmup_steps: int = 0,
+    betas: tuple[float, float] = (0.5, 0.99),
+) -> optax.GradientTransformation:
+    """Adam with a rate for each network (Heusel et al. 2017), which climb in a line and then stay.
+
+    Nothing is clipped: a common norm would let one network's gradient shorten the other's step.
+    """
+
+    def adam(rate: float) -> optax.GradientTransformation:
+        climb = optax.linear_schedule(rate / (warmup_steps + 1), rate, warmup_steps)
+        return optax.adam(climb, *betas)
+
+    rates = {"generator": adam(generator_rate), "discriminator": adam(discriminator_rate)}
+    return optax.partition(rates, {name: name for name in rates})
