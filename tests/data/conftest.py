@@ -4,7 +4,7 @@ import os
 import pathlib
 
 import pytest
-from written_data import write_folder, write_mnist, write_tfds
+from written_data import write_folder, write_mnist, write_tfds, write_things
 
 
 @pytest.fixture(scope="session")
@@ -12,7 +12,9 @@ def specs(tmp_path_factory):
     """A spec for each data set, of files just written. A new data set adds its line here."""
     root = tmp_path_factory.mktemp("data")
     return {
+        "composites": f"composites(of=\"idx(path='{write_things(root / 'things')}')\")",
         "embedded": "embedded",
+        "everything": f"everything(of=\"idx(path='{write_mnist(root / 'both')}')\")",
         "folder": f"folder(path={str(write_folder(root / 'folder'))!r})",
         "idx": f"idx(path={str(write_mnist(root / 'idx'))!r})",
         "tfds": f"tfds(name='tiny', data_dir={str(write_tfds(root / 'tfds'))!r})",
