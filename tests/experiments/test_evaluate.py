@@ -16,7 +16,16 @@ from diffjax.trained import load_judge
 
 SMALL = ("--image_size=16", "--steps=2")
 TERMS = ("prior", "diffusion", "reconstruction")
-COLUMN = {"confidence", "agreement", "frechet", "precision", "recall", "class_shares"}
+FIGURES = {"frechet", "kernel", "precision", "recall", "density", "coverage"}
+COLUMN = {
+    *FIGURES,
+    "frechet_bias",
+    "confidence",
+    "agreement",
+    "checkerboard",
+    "class_shares",
+    "intervals",
+}
 
 
 def evaluate(run, judge, *flags):
@@ -73,7 +82,16 @@ def test_numbers(run, judge, tmp_path):
     logits, _ = judged(load_judge(judge), real[1])
     labels = [held_out[int(i)]["label"] for i in order[40:80]]
     assert found["real"]["agreement"] == np.mean(logits.argmax(1) == labels)
-    assert re.search(r"^precision +\d\.\d{3} +\d\.\d{3}$", text, re.MULTILINE), text
+    for side in ("samples", "real"):
+        assert found[side]["intervals"].keys() == FIGURES
+        low, high = found[side]["intervals"]["kernel"]
+        assert low < found[side]["kernel"] < high
+        assert found[side]["frechet_bias"] > 0, "fewer images are further apart"
+    number = r"-?\d+\.\d{3}"
+    row = rf"^kernel distance +{number} +{number} to {number} +{number}$"
+    assert re.search(row, text, re.MULTILINE), text
+    checksum = found["extractor"]["checksum"]
+    assert f"features of judge {checksum[:8]}" in text
     assert re.search(r"^share of ankle boot +\d\.\d{3} +\d\.\d{3}$", text, re.MULTILINE), text
 
 
@@ -96,7 +114,7 @@ def test_batches_change_nothing_and_a_seed_does(run, judge):
     cut, _ = evaluate(run, judge, "--num=12", "--batch_size=5")
     other, _ = evaluate(run, judge, "--num=12", "--seed=1")
     for column in ("samples", "real"):
-        for name in COLUMN - {"agreement"}:
+        for name in COLUMN - {"agreement", "intervals"}:
             np.testing.assert_allclose(cut[column][name], first[column][name], rtol=1e-3, atol=1e-6)
     assert other["real"]["frechet"] != first["real"]["frechet"]
     assert (other["bpd"], other["num"]) == ({"num": 7}, 12), "what another metric found stays"
@@ -179,7 +197,7 @@ def test_bits_that_cannot_be_told(run, tmp_path):
         ("bpd", few, "{}", "holds out 1 image"),
         ("bpd", gone, "{}", "/no/such"),
         ("bpd", config, "{", "move it away"),
-        ("fid", config, "{}", "choose among judge, bpd"),
+        ("fid", config, "{}", "choose among judge, guidance, assessment, loss, bpd"),
     ):
         (run / "config.json").write_text(json.dumps(changed))
         (run / "evaluation.json").write_text(saved)

@@ -1,0 +1,1 @@
+"""What experiments.evaluate measures, a module a metric."""

@@ -1,0 +1,232 @@
+"""Images that a run draws, and what a judge sees in them, beside real ones."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from jaxtyping import Array, Float, Int, UInt8
+
+import diffjax.samplers
+import diffjax.spacings
+from diffjax import spec
+from diffjax.data import Records, images
+from diffjax.errors import UserError
+from diffjax.generate import Draw, generate, make_draw, times_of
+from diffjax.guidance.plan import Away, Guidance
+from diffjax.metrics.checkerboard import checkerboard_energy
+from diffjax.metrics.comparison import FIGURES, compare
+from diffjax.metrics.extractors import (
+    Extractor,
+    Features,
+    inception_v3,
+    judge_features,
+    make_features,
+    mobilenet_v2,
+)
+from diffjax.metrics.judge import (
+    Opinion,
+    agreement,
+    check_knows,
+    class_shares,
+    confidence,
+    make_judge,
+)
+from diffjax.trained import Judge, Trained, check_fit, load_judge, null_label
+from experiments import cli
+from experiments.evaluations import held_out
+from experiments.evaluations.held_out import BATCH_SIZE, NUM, SEED
+
+EXTRACTORS = {"mobilenet_v2": mobilenet_v2, "inception_v3": inception_v3}
+JUDGE = flags.DEFINE_string("judge", None, "the folder of a run of experiments.classifier")
+STEPS = flags.DEFINE_integer("steps", 50, "sampling steps", lower_bound=1)
+SAMPLER = cli.define_spec("sampler", "ddim", diffjax.samplers, "how images are drawn")
+SPACING = cli.define_spec(
+    "spacing", None, diffjax.spacings, "its times; by default those the sampler does best on"
+)
+GUIDANCE = flags.DEFINE_list(
+    "guidance", None,
+    "how far images go to their class, away from none: 1 is off, and the default; of the sweep the "
+    "scales, by default -2 to 8",
+)  # fmt: skip
+EXTRACTOR = flags.DEFINE_enum(
+    "extractor", "judge", ["judge", *EXTRACTORS],
+    "whose features stand for the images; all but the judge's need --weights",
+)  # fmt: skip
+WEIGHTS = flags.DEFINE_string(
+    "weights", None, "the extractor's weights: torchvision's of mobilenet_v2, pytorch-fid's of "
+    "inception_v3, as .npz or .safetensors"
+)  # fmt: skip
+CHOSEN = flags.DEFINE_list("figures", list(FIGURES), "what is said of the features")
+OWN = (JUDGE, STEPS, SAMPLER, SPACING, GUIDANCE, EXTRACTOR, WEIGHTS, CHOSEN)
+
+
+class Seen(NamedTuple):
+    """What the judge and the extractor make of images, and the labels that these should have."""
+
+    logits: Float[np.ndarray, "N K"]
+    features: Features
+    checkerboard: float  # the mean share of energy that repeats from one 2x2 block to the next
+    labels: Int[np.ndarray, "N"] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """A judge and an extractor, and two sets of real images: the reference and the floor."""
+
+    opinion: Callable[[Float[np.ndarray, "N H W C"]], Opinion]
+    look: Callable[[Float[np.ndarray, "N H W C"], Int[np.ndarray, "N"] | None], Seen]
+    judge: Judge
+    records: Records
+    reference: Seen
+    floor: Seen
+    num: int
+
+    def see(self, drawn: UInt8[np.ndarray, "N H W C"], labels: Int[np.ndarray, "N"] | None) -> Seen:
+        """Drawn images, of the labels that were asked for."""
+        return self.look(images.scaled(drawn), labels)
+
+    def compare(self, seen: Seen) -> dict[str, Any]:
+        """All that is said of drawn images and, under "real", of the floor, by the reference."""
+        sets = (side.features for side in (seen, self.reference, self.floor))
+        found = compare(*sets, figures=CHOSEN.value, seed=SEED.value)
+        found["num"] = self.num
+        for name, side in (("samples", seen), ("real", self.floor)):
+            said = found[name]
+            found[name] = {
+                "confidence": confidence(side.logits),
+                "agreement": None if side.labels is None else agreement(side.logits, side.labels),
+                **{figure: value["value"] for figure, value in said.items()},
+                **{f"{figure}_bias": v["bias"] for figure, v in said.items() if "bias" in v},
+                "checkerboard": side.checkerboard,
+                "class_shares": class_shares(side.logits).tolist(),
+                "intervals": {figure: [v["low"], v["high"]] for figure, v in said.items()},
+            }
+        return found
+
+    def about(self, trained: Trained) -> dict[str, Any]:
+        """What else a reader needs to measure again."""
+        return {
+            "step": trained.step,
+            "sampler": SAMPLER.value,
+            "spacing": SPACING.value,
+            "steps": STEPS.value,
+            "seed": SEED.value,
+            "judge": JUDGE.value,
+            "judge_step": self.judge.step,
+            "judge_dataset": self.judge.config.training["dataset"],
+        }
+
+
+def set_up(trained: Trained) -> Bench:
+    """The judge of --judge at work. Raises UserError for one that does not fit the run."""
+    judge = load_judge(str(JUDGE.value))
+    check_fit(trained, judge)
+    records = held_out.open_held_out(judge.config)
+    num = held_out.affordable(NUM.value, len(records))
+    opinion = partial(make_judge(judge.model.apply, BATCH_SIZE.value), judge.params)
+    own = judge_features(judge.model.apply, judge.params, judge.config.image_shape)
+    other = chosen_extractor()
+    features_of = None if other is None else make_features(other, BATCH_SIZE.value)
+
+    def look(x: Float[np.ndarray, "N H W C"], labels: Int[np.ndarray, "N"] | None) -> Seen:
+        logits, rows = opinion(x)
+        features = Features(rows, own) if features_of is None else features_of(x)
+        return Seen(logits, features, float(checkerboard_energy(x).mean()), labels)
+
+    reference, floor = (look(*real) for real in held_out.halves(records, num, SEED.value))
+    check_data(trained, opinion, floor)
+    return Bench(opinion, look, judge, records, reference, floor, num)
+
+
+def check_data(
+    trained: Trained, opinion: Callable[[Float[np.ndarray, "N H W C"]], Opinion], own: Seen
+) -> None:
+    """Raises UserError for a judge that knows its own images and not the run's.
+
+    It is asked about as many that the run's data set holds out, where they can be had with labels.
+    """
+    try:
+        records = held_out.open_held_out(trained.config)
+    except UserError:
+        return  # moved, or not on this machine: what the judge itself has learnt is there
+    if records.num_classes is None or own.labels is None:
+        return
+    order = np.random.default_rng(SEED.value).permutation(len(records))[: len(own.labels)]
+    x, labels = held_out.read(records, order)
+    assert labels is not None  # the set has some
+    check_knows(opinion(x).logits, labels, own.logits, own.labels)
+
+
+def chosen_extractor() -> Extractor | None:
+    """The one of --extractor and --weights; None is the judge."""
+    name, path = EXTRACTOR.value, WEIGHTS.value
+    if name == "judge":
+        if path is not None:
+            raise UserError("--weights does nothing without --extractor")
+        return None
+    if path is None:
+        raise UserError(f"--extractor={name} needs its weights: pass --weights=FILE")
+    return EXTRACTORS[name](path)
+
+
+class Drawing:
+    """The run's images at any scale of guidance, from the same noise, compiled once."""
+
+    def __init__(self, trained: Trained, guided: bool) -> None:
+        """Raises UserError for guidance of a run that cannot be guided."""
+        config = trained.config
+        sampler = spec.build(SAMPLER.value, diffjax.samplers)
+        self._trained = trained
+        self._draw: Draw = make_draw(trained.model, trained.process, sampler, config.image_shape)
+        spacing = cli.spacing_of(SPACING.value, sampler)
+        self._times: Float[Array, "T"] = times_of(
+            trained.process, trained.params, spacing, STEPS.value
+        )
+        self._null = null_label(config, trained.model) if guided else None
+        if guided and self._null is None:
+            raise UserError(
+                "--guidance needs something to go away from: a run of experiments.ddpm with "
+                "--cond_drop"
+            )
+
+    def labels(self, num: int) -> Int[np.ndarray, "N"] | None:
+        """The classes asked for, in turn, where the run takes some."""
+        classes = self._trained.config.num_classes
+        return None if classes is None else np.arange(num) % classes
+
+    def __call__(self, num: int, scale: float) -> UInt8[np.ndarray, "N H W C"]:
+        guidance = Guidance()
+        if self._null is not None:
+            null = jnp.full(num, self._null)
+            guidance = Guidance(Away(jnp.full(num, scale, jnp.float32), null))
+        return generate(
+            self._draw, self._trained.params, SEED.value, num, BATCH_SIZE.value, self._times,
+            self.labels(num), guidance,
+        )[0]  # fmt: skip
+
+
+def scales(default: list[float]) -> list[float]:
+    """The numbers of --guidance. Raises UserError for what are none."""
+    if GUIDANCE.value is None:
+        return default
+    text = ",".join(GUIDANCE.value)
+    try:
+        values = [float(value) for value in GUIDANCE.value]
+    except ValueError:
+        values = []
+    if not values or not np.isfinite(values).all():
+        raise UserError(f"--guidance={text}: give finite numbers with commas between")
+    return values
+
+
+def one_scale() -> float:
+    """The number of --guidance. Raises UserError for more than one."""
+    values = scales([1.0])
+    if len(values) > 1:
+        text = ",".join(map("{:g}".format, values))
+        raise UserError(f"--guidance={text}: give one scale, or --metrics=guidance")
+    return values[0]

@@ -1,0 +1,105 @@
+"""What each scale of classifier-free guidance buys, and what it costs."""
+
+import pathlib
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import tqdm
+from jaxtyping import UInt8
+from matplotlib.figure import Figure
+
+from diffjax.report.images import grid, write_whole
+from diffjax.trained import Trained
+from experiments.evaluations import drawn
+from experiments.evaluations.saved import save
+
+SCALES = [-2.0, -1.0, 0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0]
+SHOWN = {
+    "agreement": "judge sees the class asked for",
+    "frechet": "Fréchet distance",
+    "precision": "precision",
+    "recall": "recall",
+}
+
+
+def sweep(trained: Trained, path: pathlib.Path) -> None:
+    """Draws the same noise at each scale of --guidance, looks, saves, prints and plots."""
+    values = drawn.scales(SCALES)
+    drawing = drawn.Drawing(trained, guided=True)
+    bench = drawn.set_up(trained)
+    labels = drawing.labels(bench.num)
+    rows, first, real = [], [], {}
+    for scale in tqdm.tqdm(values, "scales", file=sys.stderr, disable=None, leave=False):
+        images = drawing(bench.num, scale)
+        found = bench.compare(bench.see(images, labels))
+        rows.append({"scale": scale, **found.pop("samples")})
+        real = found.pop("real")
+        first.append(images[: trained.config.num_classes])
+    save(path, {"guidance": {**bench.about(trained), **found, "rows": rows, "real": real}})
+    classes = bench.records.class_names or tuple(map(str, range(len(first[0]))))
+    pictures = {
+        "guidance_images.png": sheet(first, values, classes),
+        "guidance.png": plot(rows, real),
+    }
+    for name, figure in pictures.items():
+        write_whole(path.with_name(name), partial(figure.savefig, format="png"))
+    print(table(rows, real))
+    print(
+        f"{bench.num} images of step {trained.step} a scale, in {path}; see {', '.join(pictures)}"
+    )
+
+
+def table(rows: list[dict[str, Any]], real: dict[str, Any]) -> str:
+    """A scale a line, real images last."""
+    lines = [
+        f"{'scale':>6}{'w':>6}{'agrees':>9}{'confidence':>12}{'Fréchet':>10}{'precision':>11}"
+        f"{'recall':>8}{'least share':>13}"
+    ]
+    for row in [*rows, {"scale": None, **real}]:
+        scale = row["scale"]
+        name = f"{'real':>12}" if scale is None else f"{scale:>6g}{scale - 1:>6g}"
+        lines.append(
+            f"{name}{row['agreement']:>9.3f}{row['confidence']:>12.3f}{row['frechet']:>10.2f}"
+            f"{row['precision']:>11.3f}{row['recall']:>8.3f}{min(row['class_shares']):>13.3f}"
+        )
+    nearest = min(rows, key=lambda row: row["frechet"])
+    surest = max(rows, key=lambda row: row["agreement"])
+    lines.append(
+        f"nearest to real images at {nearest['scale']:g}; most often of their class at "
+        f"{surest['scale']:g}, with a recall of {surest['recall']:.3f} "
+        f"(real images {real['recall']:.3f})"
+    )
+    return "\n".join(lines)
+
+
+def sheet(
+    images: list[UInt8[np.ndarray, "K H W C"]], scales: list[float], classes: Sequence[str]
+) -> Figure:
+    """A row a scale, a column a class, the same noise in each column."""
+    picture = np.asarray(grid(np.concatenate(images), len(classes)))
+    height, width = picture.shape[:2]
+    figure = Figure(figsize=(width / 80 + 1, height / 80 + 1), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(picture, cmap="grey", vmin=0, vmax=255)
+    axes.set_xticks((np.arange(len(classes)) + 0.5) * width / len(classes), classes, rotation=30)
+    axes.set_yticks(
+        (np.arange(len(scales)) + 0.5) * height / len(scales), map("{:g}".format, scales)
+    )
+    axes.set_ylabel("guidance (1 is off)")
+    axes.tick_params(length=0)
+    return figure
+
+
+def plot(rows: list[dict[str, Any]], real: dict[str, Any]) -> Figure:
+    """A panel a figure, against the scale; real images as a grey line."""
+    figure = Figure(figsize=(11, 3.2), dpi=120, layout="constrained")
+    for axes, (name, title) in zip(figure.subplots(1, len(SHOWN)), SHOWN.items(), strict=True):
+        axes.plot([row["scale"] for row in rows], [row[name] for row in rows], "o-", ms=4)
+        axes.axhline(real[name], color="grey", lw=1)
+        axes.axvline(1, color="grey", lw=1, ls=":")
+        axes.set(title=title, xlabel="guidance", yscale="log" if name == "frechet" else "linear")
+        axes.grid(alpha=0.3)
+    return figure

@@ -1,0 +1,80 @@
+"""Real images that are held out of training."""
+
+from typing import NamedTuple
+
+import numpy as np
+from absl import flags
+from jaxtyping import Float, Int
+
+import diffjax.data
+from diffjax import spec
+from diffjax.data import Records
+from diffjax.errors import UserError
+from diffjax.metrics.comparison import LEAST
+from diffjax.training.run import RunConfig
+
+NUM = flags.DEFINE_integer(
+    "num", 1000, "images to draw, and as many real ones twice; or real ones whose bits/dim to tell",
+    lower_bound=LEAST,
+)  # fmt: skip
+SEED = flags.DEFINE_integer("seed", 0, "all randomness", lower_bound=0)
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 100, "images at a time; changes memory and speed, not the figures", lower_bound=1
+)
+DATA_DIR = flags.DEFINE_string("data_dir", None, "where prepared TFDS sets lie")
+
+
+class Real(NamedTuple):
+    """Real images in [-1, 1], and their labels where they are wanted."""
+
+    images: Float[np.ndarray, "N H W C"]
+    labels: Int[np.ndarray, "N"] | None
+
+
+def open_held_out(config: RunConfig) -> Records:
+    """What a run's data set holds out, in the run's size. Raises UserError where it has none."""
+    training = config.training
+    if "dataset" not in training:
+        raise UserError(f"a run of experiments.{config.experiment} names no data set to look in")
+    dataset = spec.build(training["dataset"], diffjax.data, {"data_dir": DATA_DIR.value})
+    return dataset.open("test", training["image_size"])
+
+
+def of_run(config: RunConfig) -> Real:
+    """Images that the run's data set holds out, with the labels that its network takes.
+
+    As many as were asked for, or there are, which it says. Raises UserError for fewer than two.
+    """
+    records = open_held_out(config)
+    count = len(records)
+    if count < 2:
+        raise UserError(f"the run's data set holds out {count} image: 2 or more are needed")
+    if NUM.value > count:
+        print(f"--num={NUM.value} is cut to {count}: the run's data set holds out no more")
+    order = np.random.default_rng(SEED.value).permutation(count)[: NUM.value]
+    return read(records, order, config.num_classes is not None)
+
+
+def affordable(num: int, held_out: int) -> int:
+    """As many as were asked for, or as two disjoint sets of real images can have, which it says.
+
+    Raises UserError for too few to be compared.
+    """
+    most = held_out // 2
+    if most < LEAST:
+        raise UserError(f"the judge's data set holds out {held_out} images: {2 * LEAST} are needed")
+    if num > most:
+        print(f"--num={num} is cut to {most}: the judge's data set holds out {held_out} images")
+    return min(num, most)
+
+
+def halves(records: Records, num: int, seed: int) -> tuple[Real, Real]:
+    """Two sets of `num` records without a common one: the reference and, against it, the floor."""
+    order = np.random.default_rng(seed).permutation(len(records))
+    return read(records, order[:num]), read(records, order[num : 2 * num])
+
+
+def read(records: Records, indices: Int[np.ndarray, "N"], labelled: bool = True) -> Real:
+    rows = [records[int(index)] for index in indices]
+    labels = np.stack([r["label"] for r in rows]) if labelled else None
+    return Real(np.stack([r["image"] for r in rows]), labels)

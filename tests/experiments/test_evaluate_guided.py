@@ -1,0 +1,163 @@
+"""What evaluation says of guided runs: the sweep over scales, and the course's assessment."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from programs import JUDGE_FLAGS, ROOT, RUN_FLAGS, program
+from scipy.stats import binomtest
+
+from diffjax.generate import generate, make_draw, times_of
+from diffjax.guidance.plan import Away, Guidance
+from diffjax.samplers.ddim import DDIM
+from diffjax.trained import load, load_judge
+
+GUIDED = (
+    *[flag.replace("unet(", "unet(num_class_embeds=2,") for flag in RUN_FLAGS],
+    "--cond_drop=0.2",
+    "--steps=2",
+)
+DRAW = ("--steps=3", "--sampler=ddim", "--num=20")
+# Many calls of the program in one process, of which each start takes longer than what it does here.
+CALLS = """
+import json, sys
+from absl import flags
+from absl.testing import flagsaver
+from diffjax.errors import UserError
+from experiments import evaluate
+
+for arguments in json.loads(sys.argv[1]):
+    with flagsaver.flagsaver():
+        flags.FLAGS(["evaluate", *arguments])
+        try:
+            evaluate.main()
+        except UserError as error:
+            print("error:", error)
+        print("=====")
+"""
+
+
+def evaluations(*calls):
+    """What each call prints, its error included."""
+    done = subprocess.run(
+        [sys.executable, "-c", CALLS, json.dumps([[*DRAW, *call] for call in calls])],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split("=====\n")[:-1]
+
+
+def write_images(folder, names):
+    """Dark images and bright ones, two classes."""
+    for i in range(400):
+        path = folder / names[i % 2] / f"{i:03}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8), (0, 180)[i % 2] + i % 50).save(path)
+    return f"folder(path='{folder}')"
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("data"), ("dark", "bright"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, dataset):
+    folder = tmp_path_factory.mktemp("runs") / "guided"
+    done = program("ddpm", *GUIDED, f"--dataset={dataset}", f"--workdir={folder}")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sure(tmp_path_factory, dataset):
+    """A judge that is always right."""
+    folder = tmp_path_factory.mktemp("judges") / "sure"
+    flags = (*JUDGE_FLAGS, f"--dataset={dataset}", "--steps=60", f"--workdir={folder}")
+    done = program("classifier", *flags)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def right(run, judge, scale):
+    """Which of 20 images the judge takes for the class asked for, without the program."""
+    trained, sure = load(run), load_judge(judge)
+    labels, times = np.arange(20) % 2, times_of(trained.process, None, DDIM().spacing, 3)
+    draw = make_draw(trained.model, trained.process, DDIM(), trained.config.image_shape)
+    guidance = Guidance(Away(jnp.full(20, float(scale)), jnp.full(20, 2)))
+    drawn, _ = generate(draw, trained.params, 0, 20, 20, times, labels, guidance)
+    shown = jnp.asarray(drawn.astype(np.float32) / 127.5 - 1)
+    logits, _ = sure.model.apply({"params": sure.params}, shown)
+    return np.asarray(logits).argmax(1) == labels
+
+
+def test_sweep_and_assessment(run, sure):
+    both = (f"--run={run}", f"--judge={sure}")
+    swept, _, one, assessed = evaluations(
+        (*both, "--metrics=guidance", "--guidance=-1,1,40"),
+        both,
+        (*both, "--guidance=40", "--metrics=judge,loss"),
+        (*both, "--guidance=3", "--metrics=assessment"),
+    )
+    found = json.loads((run / "evaluation.json").read_text())
+    rows = {row["scale"]: row for row in found["guidance"]["rows"]}
+    assert list(rows) == [-1, 1, 40]
+    for scale, row in rows.items():
+        assert row["agreement"] == right(run, sure, scale).mean()
+    assert rows[1]["frechet"] != rows[40]["frechet"]
+    assert found["samples"]["frechet"] == pytest.approx(rows[40]["frechet"], rel=1e-3)
+    assert found["guidance_scale"] == 40
+    assert "    40    39" in swept, "the course's w beside the scale"
+    for name in ("guidance.png", "guidance_images.png"):
+        with Image.open(run / name) as picture:
+            assert np.ptp(np.asarray(picture.convert("L"))) > 100
+
+    said, seen = found["assessment"], right(run, sure, 3)
+    assert said["judge_accuracy"] == 1
+    assert said["recognised"] == seen.sum()
+    assert said["by_class"] == [seen[::2].mean(), seen[1::2].mean()]
+    interval = binomtest(int(seen.sum()), 20).proportion_ci(method="wilson")
+    assert said["interval"] == pytest.approx([interval.low, interval.high])
+    assert said["passed"] == (seen.mean() >= 0.95)
+    assert f"recognised {seen.sum()} of 20" in assessed
+    assert ("not passed" in assessed) != said["passed"]
+    assert (run / "assessment_wrong.png").exists() == (not seen.all())
+
+    # Two steps teach a network of zeros nothing: it tells no noise, whose square is 1.
+    assert found["loss"]["mean"] == pytest.approx(1, abs=5 * found["loss"]["error"] + 0.2)
+    assert f"held-out loss {found['loss']['mean']:.5f}" in one
+
+
+def test_refused(run, sure, trained, judge, tmp_path):
+    """Fewer samples than dimensions, other data than the judge's, and so on: each says what."""
+    swapped, other = tmp_path / "swapped", tmp_path / "other"
+    (tmp_path / "data").mkdir()
+    dataset = write_images(tmp_path / "data", ("bright", "dark"))
+    for copy, of in ((swapped, sure), (other, run)):
+        shutil.copytree(of, copy)
+        config = json.loads((copy / "config.json").read_text())
+        config["training"]["dataset"] = dataset
+        (copy / "config.json").write_text(json.dumps(config))
+    guided, unguided = (f"--run={run}", f"--judge={sure}"), (f"--run={trained}", f"--judge={judge}")
+    cases = (
+        ((f"--run={other}", f"--judge={swapped}", "--metrics=assessment"), "more than 99%"),
+        ((f"--run={other}", f"--judge={sure}"), "it has learnt other data"),
+        ((*unguided, "--metrics=assessment"), "knows none"),
+        ((*unguided, "--metrics=guidance"), "--cond_drop"),
+        ((*unguided, "--guidance=2"), "--cond_drop"),
+        ((*guided, "--guidance=2,3"), "--metrics=guidance"),
+        ((*guided, "--metrics=guidance", "--guidance=2,much"), "--guidance=2,much"),
+        ((*guided, "--metrics=guidance", "--guidance=nan"), "finite"),
+        ((guided[0], "--metrics=bpd", "--guidance=2"), "--guidance does nothing"),
+        ((*guided, "--extractor=mobilenet_v2"), "--weights=FILE"),
+        ((*guided, "--weights=a.npz"), "--weights does nothing"),
+        ((*guided, "--figures=fid"), "choose among frechet"),
+    )
+    for (_, message), said in zip(cases, evaluations(*(call for call, _ in cases)), strict=True):
+        assert said.startswith("error:"), (message, said)
+        assert message in said
