@@ -16,7 +16,12 @@ def test_flags_and_files_named_exist():
     programs = "".join(p.read_text() for p in (ROOT / "experiments").rglob("*.py"))
     known = set(re.findall(r'(?:DEFINE_\w+|define_specs?)\(\s*"(\w+)"', programs))
     assert {"model", "sampler", "nfe"} < known
-    assert set(re.findall(r"--([a-z_]+)", TEXT)) <= known | {"help", "flagfile", "logdir"}
+    assert set(re.findall(r"--([a-z_]+)", TEXT)) <= known | {
+        "help",
+        "flagfile",
+        "logdir",
+        "xla_gpu_enable_command_buffer",
+    }
     for name in re.findall(r"`(\w+\.flags)`", TEXT):
         assert (ROOT / "experiments" / "flagfiles" / name).is_file()
     for path in re.findall(r"\]\((docs/[^)]+)\)", TEXT):

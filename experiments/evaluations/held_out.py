@@ -15,7 +15,7 @@ from diffjax.training.run import RunConfig
 
 NUM = flags.DEFINE_integer(
     "num", 1000, "images to draw, and as many real ones twice; or real ones whose bits/dim to tell",
-    lower_bound=LEAST,
+    lower_bound=2,
 )  # fmt: skip
 SEED = flags.DEFINE_integer("seed", 0, "all randomness", lower_bound=0)
 BATCH_SIZE = flags.DEFINE_integer(
@@ -60,6 +60,8 @@ def affordable(num: int, held_out: int) -> int:
 
     Raises UserError for too few to be compared.
     """
+    if num < LEAST:
+        raise UserError(f"--num={num}: sets of {LEAST} images or more can be compared")
     most = held_out // 2
     if most < LEAST:
         raise UserError(f"the judge's data set holds out {held_out} images: {2 * LEAST} are needed")

@@ -153,7 +153,7 @@ def test_refused(run, sure, trained, judge, tmp_path):
         ((*guided, "--guidance=2,3"), "--metrics=guidance"),
         ((*guided, "--metrics=guidance", "--guidance=2,much"), "--guidance=2,much"),
         ((*guided, "--metrics=guidance", "--guidance=nan"), "finite"),
-        ((guided[0], "--metrics=bpd", "--guidance=2"), "--guidance does nothing"),
+        ((guided[0], "--metrics=bpd", "--guidance=2"), "--steps does nothing"),
         ((*guided, "--extractor=mobilenet_v2"), "--weights=FILE"),
         ((*guided, "--weights=a.npz"), "--weights does nothing"),
         ((*guided, "--figures=fid"), "choose among frechet"),
