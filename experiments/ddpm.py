@@ -79,6 +79,9 @@ OFFSET_NOISE = flags.DEFINE_float(
 HUBER = flags.DEFINE_float(
     "huber", 0.0, "the error of the target above which it counts linearly; 0 is never"
 )
+NUM_CLASSES = flags.DEFINE_integer(
+    "num_classes", None, "classes that the network is told of; by default as --model has it", 1
+)
 COND_DROP = flags.DEFINE_float(
     "cond_drop", 0.0, "how often a class is hidden from the network, so that it can be guided"
 )
@@ -106,8 +109,8 @@ REMAT = flags.DEFINE_boolean(
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 64, "images in a picture", lower_bound=1)
 OWN = (
     MODEL, SCHEDULE, TARGET, SIGMA_DATA, LEARNED_VARIANCE, LOSS, WEIGHTING, TIMES, OFFSET_NOISE,
-    HUBER, COND_DROP, COND_MASK, COURSE_COMPAT, SAMPLE_EVERY, SAMPLER, SAMPLE_STEPS, SPACING, REMAT,
-    NUM_SAMPLES,
+    HUBER, NUM_CLASSES, COND_DROP, COND_MASK, COURSE_COMPAT, SAMPLE_EVERY, SAMPLER, SAMPLE_STEPS,
+    SPACING, REMAT, NUM_SAMPLES,
 )  # fmt: skip
 COURSE_STEPS = (150, 400)  # of garments and of flowers
 
@@ -202,6 +205,8 @@ def describe_model(records: Records) -> tuple[nn.Module, int | None]:
         "in_channels": channels,
         "out_channels": out_channels,
     }
+    if NUM_CLASSES.value:
+        defaults["num_class_embeds"] = NUM_CLASSES.value
     if COURSE_COMPAT.value:
         defaults["time_scale"] = schedule_steps()
     model = spec.build(MODEL.value, diffjax.models, defaults)
@@ -212,6 +217,11 @@ def describe_model(records: Records) -> tuple[nn.Module, int | None]:
             "leave it out"
         )
     classes = getattr(model, "num_class_embeds", None)
+    if NUM_CLASSES.value not in (None, classes):
+        raise UserError(
+            f"--num_classes={NUM_CLASSES.value}, and --model takes {classes or 'no'} classes: "
+            "leave one of the two out"
+        )
     if classes and classes != records.num_classes:
         raise UserError(
             f"--model has num_class_embeds={classes}, but {training.DATASET.value} has "

@@ -181,6 +181,13 @@ def test_flags_that_are_left_out_make_the_run_that_they_made_before(loss_of):
     assert not {"loss", "weighting", "times", "huber"} & set(json.loads(config.to_json()))
 
 
+def test_classes_are_the_networks_or_the_flags(loss_of):
+    (by_model, _), (by_flag, _) = loss_of(CONDITIONAL), loss_of("--num_classes=10")
+    assert by_flag == by_model
+    dropped, _ = loss_of("--num_classes=10", "--cond_drop=0.1")
+    assert "num_class_embeds=11" in dropped.model, "one more for no class"
+
+
 def test_sigma_data_is_the_weightings_too(loss_of):
     config, _ = loss_of("--weighting=edm", "--sigma_data=0.3", "--times=log_normal")
     assert (config.weighting, config.times) == ("edm(sigma_data=0.3)", "log_normal()")
@@ -198,6 +205,8 @@ def test_continuous_bound_has_times_of_its_own(loss_of):
         (("--learned_variance",), "choose loss hybrid or vlb"),
         (("--cond_drop=0.1",), "num_class_embeds"),
         ((CONDITIONAL, "--cond_drop=1"), "cond_drop=1.0"),
+        ((CONDITIONAL, "--num_classes=9"), "--model takes 10 classes"),
+        (("--num_classes=9",), "has num_class_embeds=9, but embedded has 10"),
         (("--loss=vlb", "--huber=0.1"), "--loss=denoising or hybrid"),
         (("--loss=vlb", "--weighting=min_snr"), "--loss=denoising or hybrid"),
         (("--loss=vlb", "--offset_noise=0.1"), "--loss=denoising"),
