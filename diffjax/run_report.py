@@ -14,6 +14,7 @@ from diffjax.training.run import RunFolder
 
 Lines = dict[int, dict[str, float]]  # step -> what was measured, by name
 GRIDS = 40  # more pictures than this make the page heavy and its slider no better
+FILMS = {"gan": "from one latent to the next"}  # what else a film shows than the reverse process
 NAMES = {
     "grad_norm": "gradient norm",
     "steps_per_s": "steps per second",
@@ -57,6 +58,7 @@ def read_page(run: RunFolder) -> Page:
         facts=_facts(metrics, speed, max([*metrics, *pictures], default=0), flags),
         grids=grids,
         film=[Picture(f"frame {i} of {len(film)}", png) for i, png in enumerate(film, 1)],
+        film_title=FILMS.get(str(config.get("experiment")), Page.film_title),
         curves=[*curves(metrics), *curves(speed)],
         flags=flags,
         environment={name: str(v) for name, v in _object(run.environment).items()},

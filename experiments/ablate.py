@@ -7,6 +7,7 @@ Stopped at any moment, the same command goes on: a cell of the grid is a run of 
 import dataclasses
 import json
 import pathlib
+import re
 import statistics
 import subprocess
 import sys
@@ -49,8 +50,6 @@ MEASURES = {
     "agreement": "class asked for",
     "checkerboard": "checkerboard energy",
 }
-
-
 Found = dict[str, list[dict[str, float]]]  # by a choice's folder, the figures of each seed
 
 
@@ -65,7 +64,7 @@ class Choice:
     @property
     def folder(self) -> str:
         """Of its runs; what is as the flags have it shares the base's."""
-        return f"{self.factor} {self.value}".replace(" ", "_") if self.flags else "base"
+        return re.sub(r"\W+", "_", f"{self.factor} {self.value}") if self.flags else "base"
 
 
 def main() -> None:
@@ -104,6 +103,8 @@ def base_model() -> CourseUNet:
     model, _ = ddpm.describe_model(training.open_records())
     if not isinstance(model, CourseUNet):
         raise UserError(f"--model={ddpm.MODEL.value}: what is varied here is a course_unet")
+    if model.num_class_embeds is None:
+        raise UserError("what is asked of a judge here needs classes: pass --num_classes")
     flags.FLAGS[ddpm.COURSE_COMPAT.name].value = False
     flags.FLAGS[ddpm.MODEL.name].value = spec.render(model)
     return model

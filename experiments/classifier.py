@@ -38,8 +38,9 @@ JUDGE_BATCH = 256
 
 def main() -> None:
     with training.processes():
-        records, held_out = training.open_records(), open_held_out()
+        records = training.open_records()
         config = describe(records)
+        held_out = training.open_held_out(config)
         model = build_judge(config)
         with training.run_folder(config, training.flags_text("classifier", OWN)) as run:
             task = training.Task(
@@ -54,14 +55,6 @@ def main() -> None:
             training.say(f"stopped at step {step}: the same command goes on from there")
         else:
             training.say(f"done: step {step}, see {run.report}")
-
-
-def open_held_out() -> Records:
-    """The test split of the data set that the flags name."""
-    dataset = spec.build(
-        training.DATASET.value, diffjax.data, {"data_dir": training.DATA_DIR.value}
-    )
-    return dataset.open("test", training.IMAGE_SIZE.value)
 
 
 def describe(records: Records) -> RunConfig:

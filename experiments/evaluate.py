@@ -3,7 +3,7 @@
 python -m experiments.evaluate --run=DIR --judge=DIR2 --num=1000
 python -m experiments.evaluate --run=DIR --metrics=bpd --num=100
 python -m experiments.evaluate --run=DIR --judge=DIR2 --metrics=guidance
-python -m experiments.evaluate --run=DIR --judge=DIR2 --metrics=assessment --guidance=3
+python -m experiments.evaluate --run=DIR --judge=DIR2 --metrics=assessment --guidance=1.5
 Real images are ones that are held out of training.
 """
 

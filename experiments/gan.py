@@ -107,14 +107,8 @@ def describe(records: Records) -> RunConfig:
     height, width, channels = records.image_shape
     if height != width:
         raise UserError(f"images of {height}x{width} are not square: give an --image_size")
-    fixed = {"sample_size": height, "image_channels": channels}
-    model = spec.build(MODEL.value, diffjax.models.gan, fixed)
-    for option, value in fixed.items():
-        if getattr(model, option) != value:
-            raise UserError(
-                f"--model has {option}={getattr(model, option)}, and the images {value}: "
-                "leave it out"
-            )
+    wanted = {"sample_size": height, "image_channels": channels}
+    model = training.build_for(MODEL.value, diffjax.models.gan, wanted)
     return RunConfig(
         experiment="gan",
         model=spec.render(model),

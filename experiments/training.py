@@ -3,7 +3,8 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -35,7 +36,7 @@ from diffjax.training.step import (
     tensor_names,
 )
 from diffjax.typing import Params
-from experiments import cli, devices
+from experiments import cli, data, devices
 
 flags.adopt_module_key_flags(devices)
 # What a run is: another value is another run.
@@ -129,8 +130,24 @@ def open_records() -> Records:
 
 def open_held_out(config: RunConfig) -> Records:
     """What the data set of a training run holds out, in the run's size."""
-    dataset = spec.build(config.training["dataset"], diffjax.data, {"data_dir": DATA_DIR.value})
-    return dataset.open("test", config.training["image_size"])
+    return data.open_held_out(config, DATA_DIR.value)
+
+
+def build_for(text: str, package: ModuleType, wanted: Mapping[str, Any]) -> Any:
+    """The networks of --model with the options that the data and the task settle.
+
+    Raises UserError for a --model that has no such option, or another value of it.
+    """
+    model = spec.build(text, package, wanted)
+    for option, value in wanted.items():
+        if not hasattr(model, option):
+            raise UserError(f"--model={text} has no {option}, which is needed here: choose another")
+        if getattr(model, option) != value:
+            raise UserError(
+                f"--model has {option}={getattr(model, option)!r}, where {value!r} is needed: "
+                "leave it out"
+            )
+    return model
 
 
 def identity() -> dict[str, Any]:

@@ -114,21 +114,13 @@ def describe(records: Records) -> RunConfig:
             f"pass --dataset={COMPOSITES}"
         )
     wanted = {
+        "sample_size": height if height == width else (height, width),
         "in_channels": channels,
         "out_channels": len(class_names(records)) if segments else channels,
         "upsample": UPSAMPLE.value,
         "time_embedding": "none",
     }
-    size = height if height == width else (height, width)
-    model = spec.build(MODEL.value, diffjax.models, {"sample_size": size, **wanted})
-    for option, value in wanted.items():
-        if not hasattr(model, option):
-            raise UserError(f"--model={MODEL.value} has no {option}: choose course_unet")
-        if getattr(model, option) != value:
-            raise UserError(
-                f"--model has {option}={getattr(model, option)!r}, where {value!r} is needed: "
-                "leave it out"
-            )
+    model = training.build_for(MODEL.value, diffjax.models, wanted)
     return RunConfig(
         experiment="unet",
         model=spec.render(model),

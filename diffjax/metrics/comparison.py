@@ -1,7 +1,7 @@
 """Everything that is said of one set of images beside another, and how sure it is."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ def compare(
     """
     figures = tuple(FIGURES) if figures is None else figures
     sets = {"samples": samples, "reference": reference, "floor": floor}
-    _check(sets, figures)
+    check(sets, figures)
     rows = {name: checked(features.rows, least=LEAST) for name, features in sets.items()}
     return {
         "extractor": {**reference.extractor.describe(), "dims": rows["reference"].shape[1]},
@@ -64,7 +64,8 @@ def compare(
     }
 
 
-def _check(sets: dict[str, Features], figures: Sequence[str]) -> None:
+def check(sets: Mapping[str, Features], figures: Sequence[str]) -> None:
+    """Raises UserError where `compare` would, of "reference" and whatever other sets there are."""
     if not figures or not set(figures) <= FIGURES.keys():
         raise UserError(f"figures {', '.join(figures)!r}: choose among {', '.join(FIGURES)}")
     reference = sets["reference"]

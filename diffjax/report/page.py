@@ -39,6 +39,7 @@ class Page:
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     grids: Sequence[Picture] = ()
     film: Sequence[Picture] = ()
+    film_title: str = "reverse process"
     curves: Sequence[Curve] = ()
     flags: str = ""
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)

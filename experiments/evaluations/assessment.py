@@ -13,6 +13,7 @@ from diffjax.report.images import save_grid
 from diffjax.trained import Trained
 from experiments.evaluations import drawn
 from experiments.evaluations.held_out import BATCH_SIZE
+from experiments.evaluations.judged import TITLES
 from experiments.evaluations.saved import save
 
 ASKED = 0.95  # of the samples, by the course
@@ -30,8 +31,10 @@ def assess(trained: Trained, path: pathlib.Path) -> None:
     bench = drawn.set_up(trained)
     labels = drawing.labels(bench.num)
     if labels is None:
-        raise UserError("the assessment asks for classes, and this run knows none: train one that "
-                        "does, as experiments/flagfiles/assessment_mnist.flags")  # fmt: skip
+        raise UserError(
+            "the assessment asks for classes, and this run knows none: train one that does, as "
+            "experiments/flagfiles/assessment_mnist.flags"
+        )
     accuracy = accuracy_of(bench)
     images = drawing(bench.num, scale)
     seen = bench.see(images, labels)
@@ -73,6 +76,11 @@ def text(found: dict[str, Any], num: int) -> str:
     samples, real = found["samples"], found["real"]
     shares = samples["class_shares"]
     worst = int(np.argmin(found["by_class"]))
+    beside = [
+        f"{title} {samples[name]:.3f} (real images {real[name]:.3f})"
+        for name, title in TITLES.items()
+        if name in samples["intervals"]
+    ]
     return "\n".join(
         [
             f"recognised {found['recognised']} of {num}: {found['recognised'] / num:.1%} "
@@ -80,10 +88,7 @@ def text(found: dict[str, Any], num: int) -> str:
             f"{found['judge_accuracy']:.2%} of real images",
             f"{'passed' if found['passed'] else 'not passed'}: the course asks for {ASKED:.0%}; "
             f"least often recognised is class {worst}, {found['by_class'][worst]:.1%}",
-            f"recall {samples['recall']:.3f} (real images {real['recall']:.3f}), precision "
-            f"{samples['precision']:.3f} ({real['precision']:.3f}), Fréchet distance "
-            f"{samples['frechet']:.2f} ({real['frechet']:.2f}), shares of classes "
-            f"{min(shares):.3f} to {max(shares):.3f}",
+            ", ".join([*beside, f"shares of classes {min(shares):.3f} to {max(shares):.3f}"]),
         ]
     )
 

@@ -18,7 +18,7 @@ from diffjax.errors import UserError
 from diffjax.generate import Draw, generate, make_draw, times_of
 from diffjax.guidance.plan import Away, Guidance
 from diffjax.metrics.checkerboard import checkerboard_energy
-from diffjax.metrics.comparison import FIGURES, compare
+from diffjax.metrics.comparison import FIGURES, check, compare
 from diffjax.metrics.extractors import (
     Extractor,
     Features,
@@ -138,6 +138,7 @@ def set_up(trained: Trained) -> Bench:
         return Seen(logits, features, float(checkerboard_energy(x).mean()), labels)
 
     reference, floor = (look(*real) for real in held_out.halves(records, num, SEED.value))
+    check({"reference": reference.features, "floor": floor.features}, CHOSEN.value)
     check_data(trained, opinion, floor)
     return Bench(opinion, look, judge, records, reference, floor, num)
 

@@ -17,9 +17,12 @@ from experiments.evaluations import drawn
 from experiments.evaluations.saved import save
 
 SCALES = [-2.0, -1.0, 0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0]
-SHOWN = {
-    "agreement": "judge sees the class asked for",
+# As far as --figures has them; the kernel distance stands in for a Fréchet distance left out.
+COLUMNS = {
+    "agreement": "judge sees the class",
+    "confidence": "judge's confidence",
     "frechet": "Fréchet distance",
+    "kernel": "kernel distance",
     "precision": "precision",
     "recall": "recall",
 }
@@ -39,7 +42,8 @@ def sweep(trained: Trained, path: pathlib.Path) -> None:
         real = found.pop("real")
         first.append(images[: trained.config.num_classes])
     save(path, {"guidance": {**bench.about(trained), **found, "rows": rows, "real": real}})
-    classes = bench.records.class_names or tuple(map(str, range(len(first[0]))))
+    names = bench.records.class_names or tuple(map(str, range(len(first[0]))))
+    classes = names[: len(first[0])]
     pictures = {
         "guidance_images.png": sheet(first, values, classes),
         "guidance.png": plot(rows, real),
@@ -54,24 +58,24 @@ def sweep(trained: Trained, path: pathlib.Path) -> None:
 
 def table(rows: list[dict[str, Any]], real: dict[str, Any]) -> str:
     """A scale a line, real images last."""
+    columns = {name: title for name, title in COLUMNS.items() if name in real}
     lines = [
-        f"{'scale':>6}{'w':>6}{'agrees':>9}{'confidence':>12}{'Fréchet':>10}{'precision':>11}"
-        f"{'recall':>8}{'least share':>13}"
-    ]
+        f"{'scale':>6}{'w':>6}" + "".join(f"{title:>22}" for title in columns.values())
+        + f"{'least share':>13}"
+    ]  # fmt: skip
     for row in [*rows, {"scale": None, **real}]:
         scale = row["scale"]
         name = f"{'real':>12}" if scale is None else f"{scale:>6g}{scale - 1:>6g}"
-        lines.append(
-            f"{name}{row['agreement']:>9.3f}{row['confidence']:>12.3f}{row['frechet']:>10.2f}"
-            f"{row['precision']:>11.3f}{row['recall']:>8.3f}{min(row['class_shares']):>13.3f}"
-        )
-    nearest = min(rows, key=lambda row: row["frechet"])
+        numbers = "".join(f"{row[column]:>22.3f}" for column in columns)
+        lines.append(f"{name}{numbers}{min(row['class_shares']):>13.3f}")
     surest = max(rows, key=lambda row: row["agreement"])
-    lines.append(
-        f"nearest to real images at {nearest['scale']:g}; most often of their class at "
-        f"{surest['scale']:g}, with a recall of {surest['recall']:.3f} "
-        f"(real images {real['recall']:.3f})"
-    )
+    lines.append(f"most often of their class at {surest['scale']:g}")
+    if "recall" in real:
+        lines[-1] += f", with a recall of {surest['recall']:.3f} (real images {real['recall']:.3f})"
+    distance = next((name for name in ("frechet", "kernel") if name in real), None)
+    if distance:
+        nearest = min(rows, key=lambda row: row[distance])
+        lines[-1] += f"; nearest to real images at {nearest['scale']:g}"
     return "\n".join(lines)
 
 
@@ -95,8 +99,11 @@ def sheet(
 
 def plot(rows: list[dict[str, Any]], real: dict[str, Any]) -> Figure:
     """A panel a figure, against the scale; real images as a grey line."""
-    figure = Figure(figsize=(11, 3.2), dpi=120, layout="constrained")
-    for axes, (name, title) in zip(figure.subplots(1, len(SHOWN)), SHOWN.items(), strict=True):
+    left_out = {"confidence", "kernel" if "frechet" in real else "frechet"}
+    panels = {name: title for name, title in COLUMNS.items() if name in real.keys() - left_out}
+    figure = Figure(figsize=(2.75 * len(panels), 3.2), dpi=120, layout="constrained")
+    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (name, title) in zip(grid, panels.items(), strict=True):
         axes.plot([row["scale"] for row in rows], [row[name] for row in rows], "o-", ms=4)
         axes.axhline(real[name], color="grey", lw=1)
         axes.axvline(1, color="grey", lw=1, ls=":")

@@ -6,12 +6,11 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float, Int
 
-import diffjax.data
-from diffjax import spec
 from diffjax.data import Records
 from diffjax.errors import UserError
 from diffjax.metrics.comparison import LEAST
 from diffjax.training.run import RunConfig
+from experiments import data
 
 NUM = flags.DEFINE_integer(
     "num", 1000, "images to draw, and as many real ones twice; or real ones whose bits/dim to tell",
@@ -33,11 +32,7 @@ class Real(NamedTuple):
 
 def open_held_out(config: RunConfig) -> Records:
     """What a run's data set holds out, in the run's size. Raises UserError where it has none."""
-    training = config.training
-    if "dataset" not in training:
-        raise UserError(f"a run of experiments.{config.experiment} names no data set to look in")
-    dataset = spec.build(training["dataset"], diffjax.data, {"data_dir": DATA_DIR.value})
-    return dataset.open("test", training["image_size"])
+    return data.open_held_out(config, DATA_DIR.value)
 
 
 def of_run(config: RunConfig) -> Real:

@@ -64,13 +64,52 @@ def test_grid(judge, tmp_path):
     check_refused(program("ablate", *flags, "--learning_rate=1"), "has other flags", started)
 
 
-def test_spread():
+# Each row's flags given to experiments.ddpm on top of what the runs have in common.
+CHOICES = """
+import json, sys
+from absl import flags
+from absl.testing import flagsaver
+from experiments import ablate, ddpm, training
+
+flags.FLAGS(["ablate", "--judge=none", f"--flagfile={sys.argv[1]}"])
+rows = ablate.choices(ablate.base_model())
+base = training.flags_text("ddpm", ddpm.OWN).splitlines()[1:]
+configs = {}
+for row in rows:
+    with flagsaver.flagsaver():
+        flags.FLAGS(["ddpm", "--judge=none", *base, *row.flags])
+        config = json.loads(ddpm.describe(training.open_records()).to_json())
+        sampler = {"sampler": ddpm.SAMPLER.value, "folder": row.folder}
+        identity = config.pop("training")
+        configs[row.factor + " " + row.value] = {**config, **identity, **sampler}
+print(json.dumps([configs, ablate.spread([1.0, 2.0, 4.0]), ablate.spread([3.0])]))
+"""
+
+
+def test_each_row_is_one_thing_changed():
     """In a process of its own: the program's flags are also those of others."""
-    code = "from experiments.ablate import spread; print(*spread([1.0, 2.0, 4.0]), *spread([3.0]))"
+    flagfile = f"{ROOT}/experiments/flagfiles/ablate_fashion_mnist.flags"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", CHOICES, flagfile], cwd=ROOT, capture_output=True, text=True
     )
-    mean, deviation, *alone = map(float, done.stdout.split())
+    assert done.returncode == 0, done.stderr
+    configs, (mean, deviation), alone = json.loads(done.stdout)
+    base = configs.pop("mistakes as the course has it")
+    assert base["schedule"] == "linear(steps=150)"
+    changed = {
+        name: {key for key in (config | base) if config.get(key) != base.get(key)} - {"folder"}
+        for name, config in configs.items()
+    }
+    same = {"norm group", "activation gelu", "pooling rearrange", "time_embedding sinusoidal"}
+    assert {name for name, keys in changed.items() if not keys} == same
+    assert all(configs[name]["folder"] == base["folder"] == "base" for name in same)
+    folders = {config["folder"] for name, config in configs.items() if name not in same}
+    assert len(folders) == len(configs) - len(same)
+    assert all(re.fullmatch(r"\w+", folder) for folder in folders)
+    keys = [keys for name, keys in changed.items() if name.startswith("mistakes")]
+    assert keys == [{"schedule"}, {"sampler"}, {"model"}, {"cond_mask"}, {"model"}, {"dataset"}]
+    factors = ("norm", "activation", "pooling", "time_embedding")
+    assert all(changed[n] == {"model"} for n in configs if n.startswith(factors) and n not in same)
     assert (mean, deviation) == pytest.approx((7 / 3, np.std([1, 2, 4], ddof=1)))
     assert alone == [3, 0], "one run has no spread"
 
@@ -81,6 +120,10 @@ def test_refused(judge):
         ((given, "--judge=/no/such"), "/no/such is no run folder"),
         ((*SMALL, f"--judge={judge}", "--ablate=colour"), "choose among norm"),
         ((*SMALL, f"--judge={judge}", "--nocourse_compat", "--model=unet"), "course_unet"),
+        (
+            (given, f"--judge={judge}", "--model=course_unet", "--cond_drop=0"),
+            "pass --num_classes",
+        ),
     ):
         started = time.monotonic()
         check_refused(program("ablate", *flags), message, started)

@@ -98,7 +98,8 @@ def right(run, judge, scale):
 
 def test_sweep_and_assessment(run, sure):
     both = (f"--run={run}", f"--judge={sure}")
-    swept, _, one, assessed = evaluations(
+    few, swept, _, one, assessed = evaluations(
+        (*both, "--metrics=guidance,assessment", "--guidance=3", "--figures=kernel"),
         (*both, "--metrics=guidance", "--guidance=-1,1,40"),
         both,
         (*both, "--guidance=40", "--metrics=judge,loss"),
@@ -112,6 +113,8 @@ def test_sweep_and_assessment(run, sure):
     assert rows[1]["frechet"] != rows[40]["frechet"]
     assert found["samples"]["frechet"] == pytest.approx(rows[40]["frechet"], rel=1e-3)
     assert found["guidance_scale"] == 40
+    assert "kernel distance" in few
+    assert "Fréchet" not in few, "what is left out is not asked for either"
     assert "    40    39" in swept, "the course's w beside the scale"
     for name in ("guidance.png", "guidance_images.png"):
         with Image.open(run / name) as picture:

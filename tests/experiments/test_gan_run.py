@@ -61,7 +61,10 @@ def test_run_folder(whole):
     assert [p.name for p in (folder / "samples").iterdir()] == ["step_00000004.png"]
     with Image.open(folder / "reverse.gif") as film:
         assert film.n_frames == 40
-    assert "generator loss" in (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text()
+    assert "generator loss" in page
+    assert "from one latent to the next" in page
+    assert "reverse process" not in page
     assert "done: step 4" in done.stdout
 
 
@@ -124,7 +127,7 @@ WRONG = {
     "a size that two levels do not reach": ("--image_size=30", "divisible by 4"),
     "more levels than that": ("--model=dcgan(channels=(8,8,8))", "divisible by 8"),
     "a way up that is none": ("--model=dcgan(upsample='fractal')", "upsample is a"),
-    "colour": ("--model=dcgan(image_channels=3)", "the images 1: leave it out"),
+    "colour": ("--model=dcgan(image_channels=3)", "where 1 is needed: leave it out"),
     "another network": ("--model=unet", "no 'unet' in gan"),
     "an unknown loss": ("--loss=wasserstein", "non_saturating"),
     "a penalty below 0": ("--r1=-1", "r1"),

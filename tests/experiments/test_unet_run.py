@@ -115,7 +115,7 @@ WRONG = {
     "upsampling twice": (
         ("--model=course_unet(upsample='nearest')",), "where 'bilinear' is needed",
     ),
-    "a network that judges": (("--model=classifier",), "choose course_unet"),
+    "a network that judges": (("--model=classifier",), "choose another"),
 }  # fmt: skip
 
 

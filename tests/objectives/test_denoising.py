@@ -9,9 +9,9 @@ import scipy.stats
 from oracles import Gaussian, linear_betas
 
 from diffjax.errors import UserError
-from diffjax.objectives.denoising import denoising_loss
+from diffjax.objectives.denoising import denoising_loss, target_error
 from diffjax.objectives.noising import Noising
-from diffjax.process import Process
+from diffjax.process import Process, expand
 from diffjax.randomness import sample_keys
 from diffjax.schedules.cosine import Cosine
 from diffjax.schedules.edm import EDM
@@ -146,6 +146,22 @@ def test_offset_noise_is_one_constant_a_channel():
 
 def told(variables, x, index, cond, train):
     return cond[:, None, None, None] * jnp.ones_like(x)
+
+
+def test_target_error():
+    """Of a network that knows the one image there is, and is off by a half in a quarter of it."""
+    process, x0 = Process(Linear()), 0.3
+
+    def apply(variables, x, t, label, *, train):
+        assert not train
+        alpha, sigma = process.schedule.alpha_sigma((t + 1) / 1000)
+        exact = (x - expand(alpha, x) * x0) / expand(sigma, x)
+        return exact.at[:, :2, :2].add(0.5 * (1 + label[:, None, None, None]))
+
+    error = target_error(process, apply, num_classes=3)
+    batch = {"image": jnp.full((3, 4, 4, 2), x0), "label": jnp.array([0, 1, 2])}
+    found = error({}, jax.random.split(jax.random.key(0), 3), batch)
+    np.testing.assert_allclose(found, 0.25 * np.array([0.5, 1, 1.5]) ** 2, rtol=1e-4)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.7])

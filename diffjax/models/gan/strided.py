@@ -1,7 +1,7 @@
 """Convolutions of 4x4 at stride 2, and their transposes, as plain matrix products.
 
-What a penalty on slopes needs is the gradient of a gradient. Of XLA's own strided convolutions that
-takes four times as long on a CPU as of these, and of diffjax.models.convolution's twenty.
+What a penalty on slopes needs is the gradient of a gradient. On a CPU that takes several times as
+long of XLA's own strided convolutions, and longer still of diffjax.models.convolution's.
 """
 
 import einops
