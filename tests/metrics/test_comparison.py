@@ -103,7 +103,7 @@ def test_fewer_samples_than_dimensions():
     few, enough = features(0, 20, dims=20), features(1, 21, dims=20)
     compare(enough, enough, enough, figures=("frechet",))
     for sets in ((few, enough, enough), (enough, few, enough), (enough, enough, few)):
-        refused("needs more than 20 images, and (samples|reference|floor) are 20", *sets)
+        refused("needs more than 20 images, and of (samples|reference|floor) there are 20", *sets)
         compare(*sets, figures=("kernel",))
 
 
