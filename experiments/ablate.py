@@ -203,9 +203,9 @@ def save(out: pathlib.Path, rows: list[Choice], found: Found) -> None:
         title=out.resolve().name,
         subtitle="each choice's images after the same steps, from the same noise",
         facts={"runs of a choice": str(SEEDS.value), "steps": str(training.STEPS.value)},
-        grids=[
-            Picture("figures", (out / "ablation.png").read_bytes()),
+        grids=[  # the page opens at the last
             *(Picture(name, path.read_bytes()) for name, path in grids.items()),
+            Picture("figures", (out / "ablation.png").read_bytes()),
         ],
         flags=(out / "base.flags").read_text(),
     )

@@ -84,8 +84,8 @@ def check(sets: Mapping[str, Features], figures: Sequence[str]) -> None:
         if "frechet" in figures and count <= dims:
             others = ", ".join(figure for figure in FIGURES if figure != "frechet")
             raise UserError(
-                f"a Fréchet distance of {dims} features needs more than {dims} images, and of {name} "
-                f"there are {count}: give more, or leave it out ({others} need no more)"
+                f"a Fréchet distance of {dims} features needs more than {dims} images, and of "
+                f"{name} there are {count}: give more, or leave it out ({others} need no more)"
             )
 
 
