@@ -42,6 +42,7 @@ JUDGE = flags.DEFINE_string(
 SEEDS = flags.DEFINE_integer("seeds", 3, "runs of each choice", lower_bound=1)
 NUM = flags.DEFINE_integer("num", 500, "images that are drawn and judged a run", lower_bound=12)
 OUT = flags.DEFINE_string("out", "ablation", "the folder to write")
+cli.define_preset(smoke={"ablate": ["activation"], "seeds": 1, "num": 100, "course_compat": False})
 MEASURES = {
     "loss": "held-out loss",
     "frechet": "Fréchet distance",

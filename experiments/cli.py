@@ -3,7 +3,7 @@
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -58,26 +58,39 @@ def define_specs(
 class PresetFlag(flags.EnumFlag):
     """--preset: a name that stands for values of other flags."""
 
-    def __init__(self, presets: Mapping[str, Mapping[str, Any]]) -> None:
-        self._presets = presets
+    def __init__(self, presets: dict[str, dict[str, Any]]) -> None:
+        self.presets = presets
         help_text = "a set of flags' values; a flag given besides keeps its own"
         super().__init__("preset", None, help_text, list(presets))
 
     def fill(self, argv: Sequence[str]) -> None:
         """Sets the chosen preset's flags, but not those that `argv` itself gives a value."""
         given = {arg.lstrip("-").partition("=")[0] for arg in argv[1:]}
-        for name, value in (self._presets[self.value] if self.value else {}).items():
+        for name, value in (self.presets[self.value] if self.value else {}).items():
             if not given & {name, f"no{name}"}:
                 setattr(flags.FLAGS, name, value)
 
 
-def define_preset(**presets: Mapping[str, Any]) -> None:
+def define_preset(**presets: dict[str, Any]) -> None:
     """The flag --preset=NAME, which stands for the flags that NAME's mapping gives values.
 
     It overrules a flagfile and is overruled by what is given besides, in whatever order:
     `define_preset(smoke={"steps": 20})`, then --flagfile=F --preset=smoke --batch_size=8.
+    A program that has another's flags has its presets too, and adds to them.
     """
-    flags.DEFINE_flag(PresetFlag(presets))
+    defined = _preset()
+    if defined is None:
+        flags.DEFINE_flag(PresetFlag(presets))
+    else:
+        for name, values in presets.items():
+            defined.presets[name].update(values)
+
+
+def _preset() -> PresetFlag | None:
+    if "preset" not in flags.FLAGS:
+        return None
+    flag = flags.FLAGS["preset"]
+    return flag if isinstance(flag, PresetFlag) else None
 
 
 def spacing_of(text: str | None, sampler: Sampler) -> Spacing:
@@ -144,7 +157,7 @@ def _can_write(folder: pathlib.Path) -> bool:
 def _parse(argv: list[str]) -> list[str]:
     try:
         rest = app.parse_flags_with_usage(argv) if _wants_help(argv) else flags.FLAGS(argv)
-        if "preset" in flags.FLAGS and isinstance(preset := flags.FLAGS["preset"], PresetFlag):
+        if (preset := _preset()) is not None:
             preset.fill(argv)
         return rest
     except (flags.Error, UserError) as error:

@@ -112,6 +112,12 @@ OWN = (
     HUBER, NUM_CLASSES, COND_DROP, COND_MASK, COURSE_COMPAT, SAMPLE_EVERY, SAMPLER, SAMPLE_STEPS,
     SPACING, REMAT, NUM_SAMPLES,
 )  # fmt: skip
+cli.define_preset(
+    smoke={
+        "batch_size": 16, "steps": 30, "log_every": 10, "checkpoint_every": 30,
+        "sample_every": 30, "sample_steps": 10, "num_samples": 20,
+    }
+)  # fmt: skip
 COURSE_STEPS = (150, 400)  # of garments and of flowers
 
 

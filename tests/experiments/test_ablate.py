@@ -16,7 +16,7 @@ from diffjax.training.run import RunFolder
 SMALL = (
     f"--flagfile={ROOT}/experiments/flagfiles/course_04a.flags",
     "--model=course_unet(channels=(32,32,32),num_class_embeds=10)",
-    "--schedule=linear(steps=150)", "--sample_steps=3", "--num_samples=4", "--batch_size=8",
+    "--schedule=linear(steps=150)", "--sample_steps=3", "--num_samples=4",
     "--steps=2", "--sample_every=2", "--checkpoint_every=2", "--log_every=2", "--num=30",
 )  # fmt: skip
 
@@ -33,13 +33,15 @@ def judge(tmp_path_factory):
 def test_grid(judge, tmp_path):
     out = tmp_path / "grid"
     flags = (
-        *SMALL, f"--judge={judge}", "--ablate=time_embedding", "--seeds=1", f"--out={out}",
-        "--nocourse_compat", "--sampler=ddpm",
+        *SMALL, f"--judge={judge}", "--ablate=time_embedding", "--preset=smoke",
+        f"--out={out}", "--nocourse_compat", "--sampler=ddpm",
     )  # fmt: skip
     done = program("ablate", *flags)
     assert done.returncode == 0, done.stderr
     found = json.loads((out / "ablation.json").read_text())["rows"]
     assert [row["value"] for row in found] == ["sinusoidal", "fourier", "raw"]
+    assert [len(row["seeds"]) for row in found] == [1, 1, 1], "the preset's"
+    assert "--batch_size=16" in (out / "base.flags").read_text(), "the preset of experiments.ddpm"
     for row, folder in zip(
         found, ("base", "time_embedding_fourier", "time_embedding_raw"), strict=True
     ):
