@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import tqdm
@@ -41,8 +42,11 @@ JUDGE = flags.DEFINE_string(
 )
 SEEDS = flags.DEFINE_integer("seeds", 3, "runs of each choice", lower_bound=1)
 NUM = flags.DEFINE_integer("num", 500, "images that are drawn and judged a run", lower_bound=12)
+JOBS = flags.DEFINE_integer("jobs", 1, "runs at a time: on a CPU, one a core", lower_bound=1)
 OUT = flags.DEFINE_string("out", "ablation", "the folder to write")
-cli.define_preset(smoke={"ablate": ["activation"], "seeds": 1, "num": 100, "course_compat": False})
+cli.define_preset(
+    smoke={"ablate": ["activation"], "seeds": 1, "num": 100, "jobs": 3, "course_compat": False}
+)
 MEASURES = {
     "loss": "held-out loss",
     "frechet": "Fréchet distance",
@@ -79,9 +83,12 @@ def main() -> None:
     by_folder = {choice.folder: choice for choice in rows}
     cells = [(choice, seed) for seed in range(SEEDS.value) for choice in by_folder.values()]
     found: Found = {}
-    for choice, seed in tqdm.tqdm(cells, "runs", file=sys.stderr, disable=None):
-        found.setdefault(choice.folder, []).append(measured(out, choice, seed))
-        save(out, rows, found)
+    with ThreadPoolExecutor(JOBS.value) as pool:
+        figures = pool.map(lambda cell: measured(out, *cell), cells)
+        bar = tqdm.tqdm(figures, "runs", len(cells), file=sys.stderr, disable=None)
+        for (choice, _), values in zip(cells, bar, strict=True):
+            found.setdefault(choice.folder, []).append(values)
+            save(out, rows, found)
     print(table(rows, found))
     print(f"{SEEDS.value} runs of {training.STEPS.value} steps each, in {out}")
 
