@@ -59,10 +59,14 @@ def stamp(
 
     One matrix product makes every pixel's stamp. Of each stamp, the rows p, p + stride, ... fall on
     rows p of blocks of `stride` rows, so they add up block by block. XLA's own, a convolution of an
-    image with zeros between its pixels, takes 4 to 15 times as long for its gradient on a CPU.
+    image with zeros between its pixels, takes 4 to 11 times as long for its gradient on a CPU.
     """
     (height, width), size, stride = x.shape[1:3], kernel.shape[0], strides[0]
-    stamps = jnp.einsum("bhwc,klcd->bhwkld", x, kernel[::-1, ::-1])
+    # In two dimensions: the gradients of a product in six take up to five times as long.
+    product = einops.rearrange(x, "b h w c -> (b h w) c") @ einops.rearrange(
+        kernel[::-1, ::-1], "k l c d -> c (k l d)"
+    )
+    stamps = product.reshape(*x.shape[:3], size, size, -1)
     reach = -(-size // stride) - 1  # blocks that a stamp goes beyond its pixel's own
 
     def landed(p: int, q: int) -> Float[Array, "b h w d"]:
@@ -73,8 +77,10 @@ def stamp(
             parts.append(jnp.pad(stamps[:, :, :, k, m], ((0, 0), down, right, (0, 0))))
         return sum(parts[1:], start=parts[0])
 
-    rows = [jnp.stack([landed(p, q) for q in range(stride)], 3) for p in range(stride)]
-    canvas = einops.rearrange(jnp.stack(rows, 2), "b h p w q d -> b (h p) (w q) d")
+    blocks = [landed(p, q) for p, q in itertools.product(range(stride), repeat=2)]
+    canvas = einops.rearrange(
+        jnp.concatenate(blocks, axis=-1), "b h w (p q d) -> b (h p) (w q) d", p=stride, q=stride
+    )
     first = -(-(size - stride) // 2)  # what torch calls the padding is cut off
     return canvas[:, first : first + stride * height, first : first + stride * width]
 
