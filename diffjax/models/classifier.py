@@ -1,12 +1,11 @@
 """A small convolutional classifier, the judge of what other networks draw."""
 
-import einops
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from diffjax.errors import UserError
-from diffjax.models.layers import Conv3x3, GroupNorm, Resized
+from diffjax.models.layers import Conv3x3, GroupNorm, Resized, largest_pixels
 from diffjax.typing import Images
 
 __all__ = ["Classifier"]
@@ -57,7 +56,7 @@ class Classifier(nn.Module):
 def _halved(x: Float[Array, "B _ _ C"]) -> Float[Array, "B _ _ C"]:
     """The largest of each 2x2 block; an odd height or width gets one more pixel, its last again."""
     x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)), mode="edge")
-    return einops.reduce(x, "b (h p) (w q) c -> b h w c", "max", p=2, q=2)
+    return largest_pixels(x)
 
 
 def _check(net: Classifier) -> None:
