@@ -31,7 +31,7 @@ def test_flags_and_files_named_exist(path):
     known = set(re.findall(r'(?:DEFINE_\w+|define_specs?)\(\s*"(\w+)"', programs))
     assert {"model", "sampler", "nfe"} < known
     others = {"help", "flagfile", "logdir", "preset", "xla_gpu_enable_command_buffer"}
-    assert set(re.findall(r"--([a-z_]+)", text)) <= known | others
+    assert set(re.findall(r"--([a-z_0-9]+)", text)) <= known | others
     for name in re.findall(r"(\w+\.flags)", text):
         assert (ROOT / "experiments" / "flagfiles" / name).is_file(), name
     for name in re.findall(r"-m experiments\.(\w+)", text):
