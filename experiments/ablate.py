@@ -45,8 +45,11 @@ NUM = flags.DEFINE_integer("num", 500, "images that are drawn and judged a run",
 JOBS = flags.DEFINE_integer("jobs", 1, "runs at a time: on a CPU, one a core", lower_bound=1)
 OUT = flags.DEFINE_string("out", "ablation", "the folder to write")
 cli.define_preset(
-    smoke={"ablate": ["activation"], "seeds": 1, "num": 100, "jobs": 3, "course_compat": False}
-)
+    smoke={
+        "ablate": ["activation"], "seeds": 1, "num": 100, "jobs": 3, "course_compat": False,
+        "model": "course_unet(form='first',channels=(8,8,8),groups=(4,4),num_class_embeds=10)",
+    }
+)  # fmt: skip
 MEASURES = {
     "loss": "held-out loss",
     "frechet": "Fréchet distance",
