@@ -6,6 +6,7 @@ Stopped at any moment, the same command goes on: a cell of the grid is a run of 
 
 import dataclasses
 import json
+import os
 import pathlib
 import re
 import statistics
@@ -25,7 +26,7 @@ from diffjax.models.course_unet import CourseUNet
 from diffjax.report.images import write_whole
 from diffjax.report.page import Page, Picture, save_page
 from diffjax.training.run import RunFolder
-from experiments import cli, ddpm, training
+from experiments import cli, ddpm, devices, training
 
 flags.adopt_module_key_flags(training)
 flags.adopt_module_key_flags(ddpm)
@@ -166,6 +167,7 @@ def measured(out: pathlib.Path, choice: Choice, seed: int) -> dict[str, float]:
     _program(
         "evaluate", f"--run={run}", f"--judge={JUDGE.value}", "--metrics=judge,loss",
         f"--num={NUM.value}", f"--steps={ddpm.SAMPLE_STEPS.value}",
+        f"--cpu_devices={cores_each()}",
         *(own or [f"--sampler={ddpm.SAMPLER.value}"]),
         *([] if data_dir is None else [f"--data_dir={data_dir}"]),
     )  # fmt: skip
@@ -186,10 +188,17 @@ def _measured_before(run: pathlib.Path) -> dict[str, float] | None:
     return {measure: values[measure] for measure in MEASURES}
 
 
+def cores_each() -> int:
+    """Of those there are, for each of --jobs."""
+    return max(1, devices.cores() // JOBS.value)
+
+
 def _program(name: str, *arguments: str) -> None:
     """Runs one of the programs. Raises UserError with what it says last, where it fails."""
     command = [sys.executable, "-m", f"experiments.{name}", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
+    # XLA's threads: runs beside each other that each have all cores get in each other's way.
+    env = {**os.environ, "NPROC": str(cores_each())}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
     if done.returncode:
         said = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
         raise UserError(f"experiments.{name} ended: {said.removeprefix('error: ')}")

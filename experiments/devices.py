@@ -5,6 +5,10 @@ import os
 import jax
 from absl import flags
 
+from diffjax.report.environment import cores
+
+__all__ = ["cores", "split_cpu"]
+
 CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", None,
     "devices that a CPU counts as, where the environment names no number: one a core is fastest "
@@ -23,10 +27,3 @@ def split_cpu(default: int | None = None) -> None:
     count = CPU_DEVICES.value or default
     if count is not None and not said:
         jax.config.update("jax_num_cpu_devices", count)
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

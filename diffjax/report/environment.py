@@ -21,7 +21,7 @@ def environment() -> dict[str, str]:
         "system": _system(),
         "platform": platform.platform(),
         "cpu": _cpu_model(),
-        "cores": str(_cores()),
+        "cores": str(cores()),
         "memory": _memory(),
         "devices": _devices(),
         "processes": str(jax.process_count()),
@@ -52,8 +52,8 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _cores() -> int:
-    """Cores that this process may use."""
+def cores() -> int:
+    """How many this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
