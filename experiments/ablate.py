@@ -218,16 +218,19 @@ def save(out: pathlib.Path, rows: list[Choice], found: Found) -> None:
     figure = plot(known, found)
     write_whole(out / "ablation.png", lambda part: figure.savefig(part, format="png"))
     last = f"samples/step_{training.STEPS.value:08d}.png"
-    grids = {row.folder: out / "cells" / row.folder / "seed_0" / last for row in known}
+    cells = {row.folder: out / "cells" / row.folder / "seed_0" for row in known}
+    environment = next(iter(cells.values())) / "environment.json"
     page = Page(
         title=out.resolve().name,
         subtitle="each choice's images after the same steps, from the same noise",
         facts={"runs of a choice": str(SEEDS.value), "steps": str(training.STEPS.value)},
         grids=[  # the page opens at the last
-            *(Picture(name, path.read_bytes()) for name, path in grids.items()),
+            *(Picture(name, (cell / last).read_bytes()) for name, cell in cells.items()),
             Picture("figures", (out / "ablation.png").read_bytes()),
         ],
+        curves=None,
         flags=(out / "base.flags").read_text(),
+        environment=json.loads(environment.read_text()),
     )
     save_page(out / "report.html", page)
 

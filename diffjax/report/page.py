@@ -40,7 +40,7 @@ class Page:
     grids: Sequence[Picture] = ()
     film: Sequence[Picture] = ()
     film_title: str = "reverse process"
-    curves: Sequence[Curve] = ()
+    curves: Sequence[Curve] | None = ()  # None: it never has any
     flags: str = ""
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -52,7 +52,7 @@ def render(page: Page) -> str:
     )
     jinja.filters["data_url"] = _data_url
     template = importlib.resources.files("diffjax.report").joinpath("page.html").read_text("utf-8")
-    charts = [_chart(curve) for curve in page.curves]
+    charts = [_chart(curve) for curve in page.curves or ()]
     return jinja.from_string(template).render(page=page, charts=charts, plotly_js=_plotly_js)
 
 

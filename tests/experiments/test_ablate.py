@@ -55,7 +55,9 @@ def test_grid(judge, tmp_path):
         told = re.escape(f"{row['seeds'][0]['loss']:.4g} +- 0")
         assert re.search(rf"{row['value']} .*{told}", done.stdout), done.stdout
     assert Image.open(out / "ablation.png").width > 1000
-    assert (out / "report.html").read_text().count("data:image/png") >= 4
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png") >= 4
+    assert "orbax-checkpoint" in page, "the machine that the runs recorded"
 
     started = time.monotonic()
     again = program("ablate", *flags)

@@ -119,6 +119,8 @@ def test_empty_page_says_so():
     assert "No metrics so far." in parsed.texts["p"]
     assert not {"img", "input", "button"} & {tag for tag, _ in parsed.tags}
     assert len(text) < 20_000  # plotly is left out where nothing is plotted
+    assert "Curves" in parsed.texts["h2"]
+    assert "Curves" not in Parsed(render(Page("grid", curves=None))).texts["h2"]
 
 
 def test_one_picture_has_no_slider(png):
