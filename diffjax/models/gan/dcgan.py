@@ -1,6 +1,7 @@
 """A generator and a discriminator of strided convolutions (Radford et al. 2016)."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -9,16 +10,19 @@ from jaxtyping import Float
 
 from diffjax.errors import UserError
 from diffjax.models.gan.spectral_norm import normalised
-from diffjax.models.gan.strided import Doubled, Halved
+from diffjax.models.gan.strided import Halved
 from diffjax.models.layers import GroupNorm
-from diffjax.models.upsampling import WAYS, Way
+from diffjax.models.upsampling import WAYS, Transposed, Way
 from diffjax.typing import Images
 
 __all__ = ["DCGAN"]
 
 SLOPE = 0.2  # of the leaky ReLUs (Radford et al. 2016, sec. 3)
 he = nn.initializers.he_normal()
-UPSAMPLING: dict[Way, Callable[..., nn.Module]] = {**WAYS, "transposed": Doubled}
+UPSAMPLING: dict[Way, Callable[..., nn.Module]] = {
+    **WAYS,
+    "transposed": partial(Transposed, kernel=4),
+}
 
 
 class DCGAN(nn.Module):

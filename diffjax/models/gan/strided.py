@@ -1,11 +1,10 @@
-"""Convolutions of 4x4 at stride 2, and their transposes, as plain matrix products.
+"""A convolution of 4x4 at stride 2 as a plain matrix product.
 
 What a penalty on slopes needs is the gradient of a gradient. On a CPU that takes several times as
 long of XLA's own strided convolutions, and longer still of diffjax.models.convolution's.
 """
 
 import einops
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
@@ -29,21 +28,6 @@ class Halved(nn.Module):
         return halve(x, kernel) + bias
 
 
-class Doubled(nn.Module):
-    """Twice the height and width, in `channels`: each pixel stamps a 4x4 patch.
-
-    Stamps overlap, and every pixel gets as many of them (Odena et al. 2016).
-    """
-
-    channels: int
-
-    @nn.compact
-    def __call__(self, x: Images) -> Resized:
-        kernel = self.param("kernel", start, (*KERNEL, x.shape[-1], self.channels))
-        bias = self.param("bias", zeros, (self.channels,))
-        return double(x, kernel) + bias
-
-
 def halve(x: Images, kernel: Float[Array, "4 4 C D"]) -> Resized:
     """A convolution of 2x2 over blocks of 2x2 pixels: one product, of what lies under each."""
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -51,12 +35,3 @@ def halve(x: Images, kernel: Float[Array, "4 4 C D"]) -> Resized:
     under = [blocks[:, i : i - 1 or None, j : j - 1 or None] for i in (0, 1) for j in (0, 1)]
     weights = einops.rearrange(kernel, "(i p) (j q) c d -> (i j p q c) d", p=2, q=2)
     return jnp.concatenate(under, axis=-1) @ weights
-
-
-def double(x: Images, kernel: Float[Array, "4 4 C D"]) -> Resized:
-    """The transpose of `halve`, where the kernel's C and D change places."""
-    batch, height, width, _ = x.shape
-    like = jax.ShapeDtypeStruct((batch, 2 * height, 2 * width, kernel.shape[-1]), x.dtype)
-    turned = kernel.swapaxes(2, 3)
-    (doubled,) = jax.linear_transpose(lambda large: halve(large, turned), like)(x)
-    return doubled
