@@ -18,6 +18,8 @@ from diffjax.training.step import Batch, Metrics, TrainState, TrainStep
 AXIS = "batch"
 Steps = Callable[[TrainState, Any, Batch], tuple[TrainState, Metrics]]
 T = TypeVar("T")
+# What runs once: the optimisations left out take three times as long as the rest to compile.
+RUNS_ONCE = {"xla_backend_optimization_level": 1}
 
 
 @runtime_checkable
@@ -87,7 +89,8 @@ PARALLELISM: dict[str, Parallelism] = {"pmap": Pmap(), "jit": Jit()}
 
 def replicate(make: Callable[..., T], *args: np.ndarray | np.generic) -> T:
     """What `make`, a pure function, returns, on every device of every process."""
-    return jax.jit(make, out_shardings=_everywhere())(*args)
+    options = RUNS_ONCE if jax.default_backend() == "cpu" else None
+    return jax.jit(make, out_shardings=_everywhere(), compiler_options=options)(*args)
 
 
 def on_one_device(tree: T) -> T:

@@ -240,3 +240,17 @@ def test_of_two_calls_the_statistics_are_the_mean():
     state, _ = jax.jit(make_train_step(twice, optax.adam(0.1), 0.9))(state, ROOT, DATA)
     wanted = 0.1 * (np.mean(DATA["x"], 0) + 1)
     np.testing.assert_allclose(statistics(state.params)["mean"], wanted, rtol=1e-5)
+
+
+def test_what_is_made_on_every_device_is_what_is_made_on_one():
+    """But for rounding, although its compiler spares effort."""
+
+    def make(seed):
+        numbers = nn.Conv(16, (3, 3), kernel_init=nn.initializers.lecun_normal()).init(
+            jax.random.key(seed), jnp.zeros((1, 8, 8, 3))
+        )
+        return numbers, jax.random.uniform(jax.random.key(seed), (129,), minval=-0.3, maxval=0.7)
+
+    seed = np.uint32(3)
+    made = parallel.on_one_device(parallel.replicate(make, seed))
+    chex.assert_trees_all_close(made, jax.jit(make)(seed), rtol=1e-6)
