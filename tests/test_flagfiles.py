@@ -67,6 +67,15 @@ def test_judge_builds_and_evaluates(path):
     assert features.shape == (2, 64)
 
 
+@pytest.mark.parametrize("path", of_program("gan"), ids=lambda p: p.stem)
+def test_gan_is_understood(path):
+    """In a process of its own, as a judge's."""
+    code = "import sys; from absl import flags; from experiments import gan; flags.FLAGS(sys.argv)"
+    command = [sys.executable, "-c", code, f"--flagfile={path}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_says_what_to_expect(path):
     """A comment gives machine, time and figure, each on a line of its own."""

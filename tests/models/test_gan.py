@@ -121,6 +121,12 @@ def test_features_in_the_generator_are_of_one_size_however_large_the_kernels():
         np.testing.assert_allclose(found, images, atol=1e-3)
 
 
+def test_a_size_that_data_will_settle_is_needed_when_images_are():
+    model = spec.build("dcgan(channels=(128,64,32))", diffjax.models.gan)
+    with pytest.raises(UserError, match="needs a sample_size"):
+        jax.eval_shape(lambda: init(model))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

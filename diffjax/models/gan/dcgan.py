@@ -35,7 +35,7 @@ class DCGAN(nn.Module):
     (Karras et al. 2018) instead was slower to learn. `spectral_norm` is the discriminator's.
     """
 
-    sample_size: int = 28
+    sample_size: int | None = None
     image_channels: int = 1
     latent: int = 64
     channels: tuple[int, ...] = (128, 64)
@@ -48,6 +48,8 @@ class DCGAN(nn.Module):
         super().__post_init__()
 
     def setup(self) -> None:
+        if self.sample_size is None:
+            raise UserError("dcgan needs a sample_size, the height and width of its images")
         size = self.sample_size >> len(self.channels)
         self.generator = Generator(
             size, self.image_channels, self.channels, self.norm_num_groups, self.upsample
@@ -107,15 +109,15 @@ class Discriminator(nn.Module):
 def _check(net: DCGAN) -> None:
     """Refuses numbers out of range, and sizes that the levels do not reach."""
     for name in ("sample_size", "image_channels", "latent", "norm_num_groups"):
-        if getattr(net, name) < 1:
-            raise UserError(f"dcgan({name}={getattr(net, name)}): {name} must be above 0")
+        if (value := getattr(net, name)) is not None and value < 1:
+            raise UserError(f"dcgan({name}={value}): {name} must be above 0")
     if not net.channels or any(c < 1 or c % net.norm_num_groups for c in net.channels):
         raise UserError(
             f"dcgan(channels={net.channels}): give at least one, each a multiple of "
             f"norm_num_groups={net.norm_num_groups}"
         )
     levels, times = len(net.channels), 2 ** len(net.channels)
-    if net.sample_size % times:
+    if net.sample_size is not None and net.sample_size % times:
         raise UserError(
             f"dcgan(channels={net.channels}) doubles {levels} times and cannot end at "
             f"{net.sample_size} pixels: give fewer, or an --image_size divisible by {times}"
