@@ -37,7 +37,9 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "time_embedding": ("sinusoidal", "fourier", "raw"),
 }
 TABLES = (*FACTORS, "mistakes")
-ABLATE = flags.DEFINE_list("ablate", list(TABLES), f"what is varied: {', '.join(TABLES)}")
+VALUES = tuple(f"{factor}.{value}" for factor, values in FACTORS.items() for value in values)
+LEGAL = f"{', '.join(TABLES)}, or single values as norm.batch"
+ABLATE = flags.DEFINE_list("ablate", list(TABLES), f"what is varied: {LEGAL}")
 JUDGE = flags.DEFINE_string(
     "judge", None, "the folder of a run of experiments.classifier", required=True
 )
@@ -47,7 +49,8 @@ JOBS = flags.DEFINE_integer("jobs", 1, "runs at a time: on a CPU, one a core", l
 OUT = flags.DEFINE_string("out", "ablation", "the folder to write")
 cli.define_preset(
     smoke={
-        "ablate": ["activation"], "seeds": 1, "num": 100, "jobs": 3, "course_compat": False,
+        "ablate": ["activation.gelu", "activation.relu"], "seeds": 1, "num": 100, "jobs": 2,
+        "course_compat": False,
         "model": "course_unet(form='first',channels=(8,8,8),groups=(4,4),num_class_embeds=10)",
     }
 )  # fmt: skip
@@ -77,9 +80,8 @@ class Choice:
 
 
 def main() -> None:
-    unknown = [table for table in ABLATE.value if table not in TABLES]
-    if unknown or not ABLATE.value:
-        raise UserError(f"--ablate={','.join(ABLATE.value)}: choose among {', '.join(TABLES)}")
+    if not ABLATE.value or not set(ABLATE.value) <= {*TABLES, *VALUES}:
+        raise UserError(f"--ablate={','.join(ABLATE.value)}: choose among {LEGAL}")
     RunFolder.open(JUDGE.value)  # or it would be found missing after the first run
     out = pathlib.Path(OUT.value)
     rows = choices(base_model())
@@ -132,8 +134,8 @@ def choices(model: CourseUNet) -> list[Choice]:
     rows = [
         Choice(factor, value, built(**{factor: value}))
         for factor, values in FACTORS.items()
-        if factor in ABLATE.value
         for value in values
+        if {factor, f"{factor}.{value}"} & set(ABLATE.value)
     ]
     if "mistakes" in ABLATE.value:
         rows += mistakes(model, built)
