@@ -59,7 +59,7 @@ def stamp(
 
     One matrix product makes every pixel's stamp, filled up with zeros to whole blocks of `stride`
     pixels; stamps add up block by block. XLA's own, a convolution of an image with zeros between
-    its pixels, takes 4 to 11 times as long for its gradient on a CPU.
+    its pixels, takes several times as long for its gradient on a CPU.
     """
     (height, width), size, stride = x.shape[1:3], kernel.shape[0], strides[0]
     across = -(-size // stride)  # blocks that a stamp covers, in height as in width

@@ -18,7 +18,7 @@ from diffjax.training.step import Batch, Metrics, TrainState, TrainStep
 AXIS = "batch"
 Steps = Callable[[TrainState, Any, Batch], tuple[TrainState, Metrics]]
 T = TypeVar("T")
-# What runs once: the optimisations left out take three times as long as the rest to compile.
+# What runs once: optimising it further takes up to three times as long as all else in compiling it.
 RUNS_ONCE = {"xla_backend_optimization_level": 1}
 
 
