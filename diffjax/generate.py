@@ -10,11 +10,11 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, UInt8
 
+from diffjax.display.images import to_uint8
 from diffjax.errors import UserError
 from diffjax.guidance.plan import Guidance, guide
 from diffjax.process import Process
 from diffjax.randomness import fold_in, normal, sample_keys
-from diffjax.report.images import to_uint8
 from diffjax.samplers.base import Sampler, sample
 from diffjax.spacings.base import Spacing
 from diffjax.typing import Images, Keys, Params

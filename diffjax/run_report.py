@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from diffjax.display.images import read_film
+from diffjax.display.page import Curve, Page, Picture, save_page
 from diffjax.errors import UserError
-from diffjax.report.images import read_film
-from diffjax.report.page import Curve, Page, Picture, save_page
 from diffjax.training.run import RunFolder
 
 Lines = dict[int, dict[str, float]]  # step -> what was measured, by name

@@ -13,9 +13,9 @@ from jaxtyping import Array, Float, UInt8
 
 import diffjax.models.gan
 from diffjax import spec
+from diffjax.display.images import to_uint8
 from diffjax.errors import UserError
 from diffjax.randomness import normal, sample_keys
-from diffjax.report.images import to_uint8
 from diffjax.trained import newest
 from diffjax.training.run import RunConfig, RunFolder
 from diffjax.typing import Params

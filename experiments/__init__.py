@@ -1,5 +1,5 @@
 """One program a part of the course: python -m experiments.NAME --flagfile=..."""
 
-from experiments.huge_pages import start_with_huge_pages
+from experiments.start.huge_pages import start_with_huge_pages
 
 start_with_huge_pages()

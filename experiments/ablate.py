@@ -21,12 +21,14 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from diffjax import spec
+from diffjax.display.images import write_whole
+from diffjax.display.page import Page, Picture, save_page
 from diffjax.errors import UserError
 from diffjax.models.course_unet import CourseUNet
-from diffjax.report.images import write_whole
-from diffjax.report.page import Page, Picture, save_page
 from diffjax.training.run import RunFolder
-from experiments import cli, ddpm, devices, training
+from experiments import ddpm, training
+from experiments.flags import devices, presets
+from experiments.start import command
 
 flags.adopt_module_key_flags(training)
 flags.adopt_module_key_flags(ddpm)
@@ -47,7 +49,7 @@ SEEDS = flags.DEFINE_integer("seeds", 3, "runs of each choice", lower_bound=1)
 NUM = flags.DEFINE_integer("num", 500, "images that are drawn and judged a run", lower_bound=12)
 JOBS = flags.DEFINE_integer("jobs", 1, "runs at a time: on a CPU, one a core", lower_bound=1)
 OUT = flags.DEFINE_string("out", "ablation", "the folder to write")
-cli.define_preset(
+presets.define_preset(
     smoke={
         "ablate": ["activation.gelu", "activation.relu"], "seeds": 1, "num": 100, "jobs": 2,
         "course_compat": False,
@@ -266,4 +268,4 @@ def plot(rows: list[Choice], found: Found) -> Figure:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

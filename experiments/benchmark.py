@@ -10,7 +10,7 @@ import sys
 from absl import flags
 
 import experiments.benchmarks
-from experiments import cli
+from experiments.start import command
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     name = sys.argv.pop(1)
     module = importlib.import_module(f"experiments.benchmarks.{name}")  # now: it defines its flags
     flags.adopt_module_key_flags(module)
-    cli.run(module.main)
+    command.run(module.main)
 
 
 if __name__ == "__main__":

@@ -13,18 +13,20 @@ import diffjax.data
 import diffjax.models
 from diffjax import spec
 from diffjax.data import Records
+from diffjax.display.images import write_whole
 from diffjax.errors import UserError
 from diffjax.metrics.judge import make_judge
 from diffjax.objectives.classification import classification_loss
-from diffjax.report.images import write_whole
 from diffjax.trained import build_judge, init_judge_params
 from diffjax.training.run import RunConfig, RunFolder
 from diffjax.typing import Params
-from experiments import cli, training
+from experiments import training
+from experiments.flags import specs
+from experiments.start import command
 
 flags.adopt_module_key_flags(training)
 # What a run is, besides training.IDENTITY.
-MODEL = cli.define_spec("model", "classifier", diffjax.models, "the network")
+MODEL = specs.define_spec("model", "classifier", diffjax.models, "the network")
 FLIP = flags.DEFINE_boolean(
     "flip", True, "learn from images turned left to right too; not for digits or letters"
 )
@@ -99,4 +101,4 @@ def make_exam(run: RunFolder, held_out: Records, model: nn.Module) -> Callable[[
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -31,8 +31,10 @@ from diffjax.trained import build, init_params
 from diffjax.training.run import LossName, RunConfig
 from diffjax.training.step import LossFn
 from diffjax.typing import Target
-from experiments import cli, training
+from experiments import training
+from experiments.flags import presets, specs
 from experiments.pictures import make_picture
+from experiments.start import command
 
 flags.adopt_module_key_flags(training)
 LOSSES: dict[LossName, Callable[..., LossFn]] = {
@@ -42,7 +44,7 @@ LOSSES: dict[LossName, Callable[..., LossFn]] = {
     "continuous_vlb": continuous_vlb_loss,
 }
 # What a run is, besides training.IDENTITY.
-MODEL = cli.define_spec(
+MODEL = specs.define_spec(
     "model",
     "unet(block_out_channels=(32,64,64),layers_per_block=1,"
     "down_block_types=('DownBlock2D','DownBlock2D','DownBlock2D'),"
@@ -51,7 +53,7 @@ MODEL = cli.define_spec(
     diffjax.models,
     "the network; by default one of a million parameters, for a CPU",
 )
-SCHEDULE = cli.define_spec("schedule", "linear", diffjax.schedules, "the noise schedule")
+SCHEDULE = specs.define_spec("schedule", "linear", diffjax.schedules, "the noise schedule")
 TARGET = flags.DEFINE_enum(
     "target", "eps", list(typing.get_args(Target)), "what the network predicts"
 )
@@ -66,10 +68,10 @@ LOSS = flags.DEFINE_enum(
     "what is minimised: the target's error; that and, for a learnt variance, a little of the "
     "bound; the bound of T steps; that of infinitely many, which a learnt schedule needs",
 )  # fmt: skip
-WEIGHTING = cli.define_spec(
+WEIGHTING = specs.define_spec(
     "weighting", "simple", diffjax.weightings, "how much the target's error counts at each noise"
 )
-TIMES = cli.define_spec(
+TIMES = specs.define_spec(
     "times", None, diffjax.time_laws,
     "how training's times are drawn; by default on the grid, or uniform for continuous_vlb",
 )  # fmt: skip
@@ -96,9 +98,9 @@ COURSE_COMPAT = flags.DEFINE_boolean(
 )  # fmt: skip
 # What is shown of it: free to change when the run is taken up again.
 SAMPLE_EVERY = flags.DEFINE_integer("sample_every", 1000, "steps to a picture", lower_bound=1)
-SAMPLER = cli.define_spec("sampler", "ddim", diffjax.samplers, "how the pictures are drawn")
+SAMPLER = specs.define_spec("sampler", "ddim", diffjax.samplers, "how the pictures are drawn")
 SAMPLE_STEPS = flags.DEFINE_integer("sample_steps", 50, "its steps", lower_bound=1)
-SPACING = cli.define_spec(
+SPACING = specs.define_spec(
     "spacing", None, diffjax.spacings, "its times; by default those it does best on"
 )
 REMAT = flags.DEFINE_boolean(
@@ -112,7 +114,7 @@ OWN = (
     HUBER, NUM_CLASSES, COND_DROP, COND_MASK, COURSE_COMPAT, SAMPLE_EVERY, SAMPLER, SAMPLE_STEPS,
     SPACING, REMAT, NUM_SAMPLES,
 )  # fmt: skip
-cli.define_preset(
+presets.define_preset(
     smoke={
         "batch_size": 16, "steps": 30, "log_every": 10, "checkpoint_every": 30,
         "sample_every": 30, "sample_steps": 10, "num_samples": 20,
@@ -136,7 +138,7 @@ def main() -> None:
                 loss_fn,
                 ("image",) if config.num_classes is None else ("image", "label"),
                 make_picture(
-                    run, config, model, process, sampler, cli.spacing_of(SPACING.value, sampler),
+                    run, config, model, process, sampler, specs.spacing_of(SPACING.value, sampler),
                     steps=SAMPLE_STEPS.value, num=NUM_SAMPLES.value, seed=training.SEED.value,
                 ),
                 SAMPLE_EVERY.value,
@@ -301,4 +303,4 @@ def make_loss(config: RunConfig, model: nn.Module, process: Process) -> LossFn:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -30,8 +30,10 @@ from diffjax.trained import Trained, build, load
 from diffjax.training.run import Objective, RunConfig
 from diffjax.training.step import LossFn
 from diffjax.typing import Cond, Denoiser, Params
-from experiments import cli, training
+from experiments import training
+from experiments.flags import specs
 from experiments.pictures import make_picture
+from experiments.start import command
 
 flags.adopt_module_key_flags(training)
 # What a run is, besides training.IDENTITY.
@@ -47,18 +49,18 @@ STUDENT_STEPS = flags.DEFINE_integer(
     "many as its own, and of a consistency model 2, in its pictures",
     lower_bound=1,
 )  # fmt: skip
-WEIGHTING = cli.define_spec(
+WEIGHTING = specs.define_spec(
     "weighting", None, diffjax.weightings,
     "progressive: how much each noise level counts, by default truncated_snr",
 )  # fmt: skip
 INTERVALS = flags.DEFINE_integer(
     "intervals", None, "consistency: pieces that a path is cut in, by default 32", lower_bound=1
 )
-TIMES = cli.define_spec(
+TIMES = specs.define_spec(
     "times", None, diffjax.time_laws,
     "consistency: how often each of them comes, by default log_normal(mean=-1.1,std=2.0)",
 )  # fmt: skip
-SOLVER = cli.define_spec(
+SOLVER = specs.define_spec(
     "solver", None, diffjax.samplers,
     "consistency_distillation: how the teacher crosses one, by default ddim",
 )  # fmt: skip
@@ -238,4 +240,4 @@ def make_loss(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -12,9 +12,10 @@ from absl import flags
 from diffjax.errors import UserError
 from diffjax.trained import load
 from diffjax.training.run import RunFolder
-from experiments import cli, devices
-from experiments.evaluations import assessment, bpd, drawn, guidance, held_out, judged, loss
+from experiments.evaluations import assessment, bpd, drawn, held_out, judged, loss, sweep
 from experiments.evaluations.saved import read_saved
+from experiments.flags import devices
+from experiments.start import command
 
 for module in (devices, held_out, drawn, loss, bpd):
     flags.adopt_module_key_flags(module)
@@ -27,7 +28,7 @@ CHOSEN = flags.DEFINE_list(
 )  # fmt: skip
 DRAWN = {
     "judge": judged.judge_samples,
-    "guidance": guidance.sweep,
+    "guidance": sweep.sweep,
     "assessment": assessment.assess,
 }
 HELD_OUT = {"loss": loss.tell_loss, "bpd": bpd.tell_bits}
@@ -72,4 +73,4 @@ def check_flags(draws: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 import diffjax.models.gan
 from diffjax import spec
 from diffjax.data import Records, images
+from diffjax.display.images import save_film, save_grid, write_whole
 from diffjax.editing.interpolation import slerp
 from diffjax.errors import UserError
 from diffjax.generate import FILM_FRAMES, FILM_IMAGES
@@ -30,18 +31,19 @@ from diffjax.metrics.judge import (
     make_judge,
 )
 from diffjax.objectives.adversarial import GAMES, adversarial_loss, two_time_scales
-from diffjax.report.images import save_film, save_grid, write_whole
 from diffjax.trained import Judge, load_judge
 from diffjax.trained_gan import TrainedGAN, build, draw, init_params, latents, make_draw
 from diffjax.training.parallel import on_one_device
 from diffjax.training.run import RunConfig, RunFolder
 from diffjax.training.step import LossFn
 from diffjax.typing import Params
-from experiments import cli, training
+from experiments import training
+from experiments.flags import presets, specs
+from experiments.start import command
 
 flags.adopt_module_key_flags(training)
 # What a run is, besides training.IDENTITY; --learning_rate is the generator's.
-MODEL = cli.define_spec("model", "dcgan", diffjax.models.gan, "the two networks")
+MODEL = specs.define_spec("model", "dcgan", diffjax.models.gan, "the two networks")
 LOSS = flags.DEFINE_enum("loss", "non_saturating", list(GAMES), "what each of them loses")
 R1 = flags.DEFINE_float(
     "r1", 1.0, "how much the discriminator's slope at real images costs; 0 is not at all", 0
@@ -57,7 +59,7 @@ JUDGE = flags.DEFINE_string(
 )
 GAN = (LOSS, R1, DISCRIMINATOR_RATE)
 OWN = (MODEL, *GAN, SAMPLE_EVERY, NUM_SAMPLES, JUDGE)
-cli.define_preset(
+presets.define_preset(
     smoke={
         "model": "dcgan(channels=(32,16))", "batch_size": 16, "steps": 60, "log_every": 20,
         "checkpoint_every": 60, "sample_every": 30, "num_samples": 25,
@@ -234,4 +236,4 @@ def table(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

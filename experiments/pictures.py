@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 from flax import linen as nn
 
+from diffjax.display.images import save_film, save_grid
 from diffjax.generate import generate, make_draw, times_of
 from diffjax.process import Process
-from diffjax.report.images import save_film, save_grid
 from diffjax.samplers.base import Sampler
 from diffjax.spacings.base import Spacing
 from diffjax.training.run import RunConfig, RunFolder

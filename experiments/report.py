@@ -7,7 +7,7 @@ from absl import flags
 
 from diffjax.run_report import write_report
 from diffjax.training.run import RunFolder
-from experiments import cli
+from experiments.start import command
 
 RUN = flags.DEFINE_string("run", None, "the run's folder", required=True)
 
@@ -18,4 +18,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -13,25 +13,26 @@ from absl import flags
 import diffjax.samplers
 import diffjax.spacings
 from diffjax import spec
+from diffjax.display.images import save_film, save_grid, write_whole
 from diffjax.errors import UserError
 from diffjax.generate import generate, make_draw, times_of
-from diffjax.report.images import save_film, save_grid, write_whole
 from diffjax.trained import load
-from experiments import cli, devices, guidance, tasks
+from experiments.flags import devices, edits, guiding, specs
+from experiments.start import command
 
 flags.adopt_module_key_flags(devices)
-flags.adopt_module_key_flags(guidance)
-flags.adopt_module_key_flags(tasks)
+flags.adopt_module_key_flags(guiding)
+flags.adopt_module_key_flags(edits)
 RUN = flags.DEFINE_string("run", None, "the run's folder", required=True)
 NUM = flags.DEFINE_integer(
     "num", 64, "images to draw; of a --task by default a few of each image", lower_bound=1
 )
 STEPS = flags.DEFINE_integer("steps", 50, "sampling steps", lower_bound=1)
-SAMPLER = cli.define_spec(
+SAMPLER = specs.define_spec(
     "sampler", "ddim(eta=0)", diffjax.samplers,
-    f"how they are drawn; by default ddpm with --task={' or '.join(tasks.NOISY)}",
+    f"how they are drawn; by default ddpm with --task={' or '.join(edits.NOISY)}",
 )  # fmt: skip
-SPACING = cli.define_spec(
+SPACING = specs.define_spec(
     "spacing", None, diffjax.spacings, "its times; by default those the sampler does best on"
 )
 SEED = flags.DEFINE_integer("seed", 0, "all randomness", lower_bound=0)
@@ -44,11 +45,11 @@ OUT = flags.DEFINE_string("out", None, "the folder to write; by default in RUN/s
 def main() -> None:
     devices.split_cpu(devices.cores())
     trained = load(RUN.value)
-    task = tasks.read(trained)
+    task = edits.read(trained)
     num = NUM.value if task is None or NUM.present else task.num
-    chosen = guidance.choose(trained, num, None if task is None else task.classes(num))
-    sampler = spec.build(tasks.sampler_spec(SAMPLER), diffjax.samplers)
-    spacing = cli.spacing_of(SPACING.value, sampler)
+    chosen = guiding.choose(trained, num, None if task is None else task.classes(num))
+    sampler = spec.build(edits.sampler_spec(SAMPLER), diffjax.samplers)
+    spacing = specs.spacing_of(SPACING.value, sampler)
     times = times_of(trained.process, trained.params, spacing, STEPS.value)
     if task is None:
         networks = {"weak": chosen.weak, "judge": chosen.judge}
@@ -80,7 +81,7 @@ def main() -> None:
 
 def _folder() -> pathlib.Path:
     """The folder to write, made."""
-    name = f"seed_{SEED.value}" if tasks.TASK.value is None else f"{tasks.TASK.value}_{SEED.value}"
+    name = f"seed_{SEED.value}" if edits.TASK.value is None else f"{edits.TASK.value}_{SEED.value}"
     out = pathlib.Path(OUT.value or pathlib.Path(RUN.value) / "samples" / name)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -90,4 +91,4 @@ def _folder() -> pathlib.Path:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -15,8 +15,8 @@ from absl import flags
 import diffjax.data
 from diffjax import spec
 from diffjax.data import Records
+from diffjax.display.environment import environment
 from diffjax.errors import UserError
-from diffjax.report.environment import environment
 from diffjax.run_report import write_report
 from diffjax.training.checkpoint import Checkpoints
 from diffjax.training.guard import Guard, NotFinite
@@ -36,11 +36,12 @@ from diffjax.training.step import (
     tensor_names,
 )
 from diffjax.typing import Params
-from experiments import cli, data, devices
+from experiments import data
+from experiments.flags import devices, specs
 
 flags.adopt_module_key_flags(devices)
 # What a run is: another value is another run.
-DATASET = cli.define_spec("dataset", "embedded", diffjax.data, "the images to learn")
+DATASET = specs.define_spec("dataset", "embedded", diffjax.data, "the images to learn")
 IMAGE_SIZE = flags.DEFINE_integer(
     "image_size", None, "crop to a square and resize to this many pixels", lower_bound=1
 )
@@ -157,7 +158,7 @@ def identity() -> dict[str, Any]:
 
 def flags_text(experiment: str, own: Sequence[flags.FlagHolder]) -> str:
     """flags.txt: a flagfile that repeats the run, in a folder of its own."""
-    return cli.flag_text(
+    return specs.flag_text(
         [flag.name for flag in (*own, *IDENTITY, *FREE)],
         f"python -m experiments.{experiment} --flagfile=flags.txt",
     )

@@ -20,6 +20,7 @@ import diffjax.models
 from diffjax import spec
 from diffjax.data import Records
 from diffjax.data.skipping import read_all
+from diffjax.display.images import grid, to_uint8, write_whole
 from diffjax.errors import UserError
 from diffjax.metrics.batches import in_batches
 from diffjax.metrics.checkerboard import checkerboard_energy
@@ -29,10 +30,11 @@ from diffjax.models.upsampling import Way
 from diffjax.objectives.reconstruction import reconstruction_loss, veil
 from diffjax.objectives.segmentation import segmentation_loss
 from diffjax.randomness import sample_keys
-from diffjax.report.images import grid, to_uint8, write_whole
 from diffjax.training.run import RunConfig, RunFolder
 from diffjax.typing import Apply, Params
-from experiments import cli, training
+from experiments import training
+from experiments.flags import presets, specs
+from experiments.start import command
 
 flags.adopt_module_key_flags(training)
 COMPOSITES = "composites(of='embedded')"
@@ -42,7 +44,7 @@ TASK = flags.DEFINE_enum(
     "what is learnt: the image under half its strength in noise; which pixels are a thing; which "
     f"are a thing of which class. The last two by default of --dataset={COMPOSITES}",
 )  # fmt: skip
-MODEL = cli.define_spec(
+MODEL = specs.define_spec(
     "model",
     "course_unet(form='first',channels=(16,32,64),norm='batch',activation='relu',pooling='max')",
     diffjax.models,
@@ -54,7 +56,7 @@ UPSAMPLE = flags.DEFINE_enum(
 # What is shown of it: free to change when the run is taken up again.
 EVAL_EVERY = flags.DEFINE_integer("eval_every", 500, "steps to held-out figures and a picture", 1)
 OWN = (TASK, MODEL, UPSAMPLE, EVAL_EVERY)
-cli.define_preset(
+presets.define_preset(
     smoke={
         "batch_size": 16, "steps": 60, "log_every": 20, "checkpoint_every": 60, "eval_every": 30
     }
@@ -219,4 +221,4 @@ def make_show(run: RunFolder, exam: Exam) -> Callable[[int, Params], None]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

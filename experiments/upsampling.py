@@ -16,13 +16,16 @@ from tqdm import tqdm
 
 from diffjax.data import Records, epoch
 from diffjax.data.embedded import Embedded
+from diffjax.display.environment import environment
+from diffjax.display.images import write_whole
+from diffjax.display.page import Curve, Page, Picture, save_page
 from diffjax.editing.pictures import read_pictures
 from diffjax.metrics.checkerboard import checkerboard_energy
-from diffjax.report.environment import environment
-from diffjax.report.images import write_whole
-from diffjax.report.page import Curve, Page, Picture, save_page
-from experiments import checkerboards, cli, deblurring, measuring
-from experiments.checkerboards import Enlarged
+from experiments.flags import presets, specs
+from experiments.measurements import measuring
+from experiments.start import command
+from experiments.studies import checkerboards, deblurring
+from experiments.studies.checkerboards import Enlarged
 
 INIT = flags.DEFINE_string(
     "init", None, "images to blur, cropped to a square: a picture, an array's file, or a folder"
@@ -31,7 +34,7 @@ STEPS = flags.DEFINE_integer("steps", 1000, "that each upscaler is trained for",
 SEED = flags.DEFINE_integer("seed", 0, "all randomness", lower_bound=0)
 OUT = flags.DEFINE_string("out", "runs/upsampling", "the folder to write")
 OWN = (INIT, STEPS, SEED, OUT)
-cli.define_preset(smoke={"steps": 50})
+presets.define_preset(smoke={"steps": 50})
 
 TEST = 100  # held-out garments that upscalers and gradients are measured on
 MOSAICS, OTHERS = 4, 16  # blurred, and learnt from
@@ -113,7 +116,7 @@ def page_of(
             Curve(f"loss of {one.layer.name}", range(1, len(one.losses) + 1), one.losses)
             for one in layers
         ],
-        flags=cli.flag_text(names, "python -m experiments.upsampling --flagfile=flags.txt"),
+        flags=specs.flag_text(names, "python -m experiments.upsampling --flagfile=flags.txt"),
         environment=environment(),
     )
 
@@ -130,4 +133,4 @@ def table(title: str, rows: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

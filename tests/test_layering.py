@@ -18,7 +18,7 @@ ALLOWED = {
     "models": "errors typing",
     "data": "errors spec third_party typing",
     "deconvolution": "",
-    "report": "",
+    "display": "",
     "metrics": "errors interop models typing",
     "process": "errors schedules typing",
     "guidance": "errors process schedules typing",
@@ -29,14 +29,14 @@ ALLOWED = {
     "objectives": "errors models process randomness samplers schedules spacings time_laws"
     " typing variational_terms weightings",
     "likelihood": "process randomness schedules typing variational_terms",
-    "generate": "errors guidance process randomness report samplers spacings typing",
-    "editing": "data errors generate guidance process randomness report samplers schedules spacings"
-    " typing",
+    "generate": "errors guidance process randomness display samplers spacings typing",
+    "editing": "data errors generate guidance process randomness display samplers schedules"
+    " spacings typing",
     "training": "errors models randomness typing",
     "interop": "errors models spec typing",
-    "run_report": "errors report training",
+    "run_report": "errors display training",
     "trained": "errors models process schedules spec training typing",
-    "trained_gan": "errors models randomness report spec trained training typing",
+    "trained_gan": "errors models randomness display spec trained training typing",
 }
 FILES = sorted((ROOT / "diffjax").rglob("*.py"))
 

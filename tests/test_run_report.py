@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 
+from diffjax.display.images import save_film, save_grid
 from diffjax.errors import UserError
-from diffjax.report.images import save_film, save_grid
 from diffjax.run_report import curves, read_lines, read_page, spread, write_report
 from diffjax.training.run import RunFolder
 

@@ -11,8 +11,8 @@ from PIL import Image, ImageOps
 from diffjax.data import images
 from diffjax.data.bad import BadRecord
 from diffjax.data.folder import SUFFIXES
+from diffjax.display.images import to_uint8
 from diffjax.errors import UserError
-from diffjax.report.images import to_uint8
 
 ARRAYS = (".npy", ".npz")
 MOST = 64  # what is edited at once: more would be a mistake in the folder's name

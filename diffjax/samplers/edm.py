@@ -14,11 +14,11 @@ from diffjax.spacings.base import MOST_NOISE, Spacing
 from diffjax.spacings.karras import Karras
 from diffjax.typing import Denoiser, Images, Keys, Times
 
-__all__ = ["EDM"]
+__all__ = ["EDMSampler"]
 
 
 @dataclasses.dataclass(frozen=True)
-class EDM(Sampler):
+class EDMSampler(Sampler):
     """Heun's step from a noise raised by churn (Karras et al. 2022, algorithm 2).
 
     Where s_min <= sigma / alpha <= s_max, the noise grows by gamma = min(s_churn / N, sqrt(2) - 1)

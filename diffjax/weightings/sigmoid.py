@@ -9,11 +9,11 @@ from jaxtyping import Array, Float
 
 from diffjax.weightings.base import Weighting
 
-__all__ = ["Sigmoid"]
+__all__ = ["SigmoidWeighting"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Sigmoid(Weighting):
+class SigmoidWeighting(Weighting):
     """sigmoid(bias - log-SNR) of eps' squared error, over log-SNR (Kingma & Gao 2023).
 
     Larger images want a smaller bias: -1 at 128 pixels, one less at every doubling (Hoogeboom et

@@ -18,12 +18,12 @@ from absl import flags
 from jax import Array
 from tqdm import tqdm
 
+from diffjax.display.environment import environment
+from diffjax.display.images import write_whole
 from diffjax.errors import UserError
 from diffjax.models.convolution.choice import OPERATIONS, PATHS, TUNED, Measured
 from diffjax.models.convolution.window import Window
-from diffjax.report.environment import environment
-from diffjax.report.images import write_whole
-from experiments import measuring
+from experiments.measurements import measuring
 
 OUT = flags.DEFINE_string("out", None, f"the table's file; by default {TUNED}")
 BATCH = flags.DEFINE_multi_integer("batch", [1, 4, 32], "batches to measure", lower_bound=1)

@@ -36,8 +36,9 @@ from diffjax.schedules.linear import Linear
 from diffjax.training.parallel import Pmap, replicate
 from diffjax.training.step import check_batch
 from diffjax.typing import Images, Params
-from experiments import devices, measuring
-from experiments.torch_peer import Peer, libraries
+from experiments.flags import devices
+from experiments.measurements import measuring
+from experiments.measurements.torch_peer import Peer, libraries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,7 +265,7 @@ def job(work: Work) -> dict[str, Any]:
     taken = {}
     for side, arguments in (
         (OURS, ["experiments.ddpm", f"--flagfile={FLAGFILE}", "--workdir"]),
-        ("torch", ["experiments.torch_job", "--out"]),
+        ("torch", ["experiments.measurements.torch_job", "--out"]),
     ):
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, "-m", *arguments[:-1], f"{arguments[-1]}={folder}/run"]

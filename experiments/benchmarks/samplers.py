@@ -28,17 +28,18 @@ from diffjax.samplers.base import Sampler
 from diffjax.samplers.ddpm import DDPM
 from diffjax.spacings.base import Spacing
 from diffjax.trained import Judge, Trained, check_fit, load, load_judge
-from experiments import cli, devices, measuring
+from experiments.flags import devices, specs
+from experiments.measurements import measuring
 
 flags.adopt_module_key_flags(devices)
 RUN = flags.DEFINE_string("run", None, "the folder of the run that draws", required=True)
 JUDGE = flags.DEFINE_string(
     "judge", None, "the folder of a run of experiments.classifier", required=True
 )
-SAMPLER = cli.define_specs(
+SAMPLER = specs.define_specs(
     "sampler", diffjax.samplers, "what is measured, give it as often as is wanted; by default each"
 )
-SPACING = cli.define_spec(
+SPACING = specs.define_spec(
     "spacing", None, diffjax.spacings, "their times; by default those each sampler does best on"
 )
 NFE = flags.DEFINE_multi_integer(
@@ -109,7 +110,7 @@ def measure(trained: Trained, judge: Judge) -> tuple[list[Row], float]:
         rows = []
         for name, sampler in samplers.items():
             draw = make_draw(trained.model, trained.process, sampler, trained.config.image_shape)
-            spacing, most = cli.spacing_of(SPACING.value, sampler), max(NFE.value)
+            spacing, most = specs.spacing_of(SPACING.value, sampler), max(NFE.value)
             for nfe, steps in affordable(sampler):
                 seen, seconds = features(sampler, draw, spacing, steps, most, SEED.value + 2)
                 distance = frechet_distance(seen, reference)

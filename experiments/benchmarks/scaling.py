@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from diffjax.errors import UserError
-from experiments import measuring
-from experiments.measuring import Fit, fit
+from experiments.measurements import measuring
+from experiments.measurements.measuring import Fit, fit
 
 AXES = ("batch", "size", "width")
 MODEL = flags.DEFINE_string(

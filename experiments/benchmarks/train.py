@@ -16,9 +16,9 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from diffjax.errors import UserError
-from experiments import measuring, profiling
-from experiments.measuring import Training
-from experiments.profiling import Part
+from experiments.measurements import measuring, profiling
+from experiments.measurements.measuring import Training
+from experiments.measurements.profiling import Part
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": "float32"},

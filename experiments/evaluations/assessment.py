@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 import diffjax.data
+from diffjax.display.images import save_grid
 from diffjax.errors import UserError
 from diffjax.metrics.intervals import wilson
-from diffjax.report.images import save_grid
 from diffjax.trained import Trained
 from experiments.evaluations import drawn
 from experiments.evaluations.held_out import BATCH_SIZE

@@ -36,15 +36,15 @@ from diffjax.metrics.judge import (
     make_judge,
 )
 from diffjax.trained import Judge, Trained, check_fit, load_judge, null_label
-from experiments import cli
 from experiments.evaluations import held_out
 from experiments.evaluations.held_out import BATCH_SIZE, NUM, SEED
+from experiments.flags import specs
 
 EXTRACTORS = {"mobilenet_v2": mobilenet_v2, "inception_v3": inception_v3}
 JUDGE = flags.DEFINE_string("judge", None, "the folder of a run of experiments.classifier")
 STEPS = flags.DEFINE_integer("steps", 50, "sampling steps", lower_bound=1)
-SAMPLER = cli.define_spec("sampler", "ddim", diffjax.samplers, "how images are drawn")
-SPACING = cli.define_spec(
+SAMPLER = specs.define_spec("sampler", "ddim", diffjax.samplers, "how images are drawn")
+SPACING = specs.define_spec(
     "spacing", None, diffjax.spacings, "its times; by default those the sampler does best on"
 )
 GUIDANCE = flags.DEFINE_list(
@@ -183,7 +183,7 @@ class Drawing:
         sampler = spec.build(SAMPLER.value, diffjax.samplers)
         self._trained = trained
         self._draw: Draw = make_draw(trained.model, trained.process, sampler, config.image_shape)
-        spacing = cli.spacing_of(SPACING.value, sampler)
+        spacing = specs.spacing_of(SPACING.value, sampler)
         self._times: Float[Array, "T"] = times_of(
             trained.process, trained.params, spacing, STEPS.value
         )

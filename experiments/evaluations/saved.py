@@ -4,8 +4,8 @@ import json
 import pathlib
 from typing import Any
 
+from diffjax.display.images import write_whole
 from diffjax.errors import UserError
-from diffjax.report.images import write_whole
 
 
 def read_saved(path: pathlib.Path) -> dict[str, Any]:

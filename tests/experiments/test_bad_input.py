@@ -161,7 +161,10 @@ def test_help_explains_each_flag():
 
 
 def test_output_that_nobody_reads_any_more():
-    lines = "from experiments import cli; cli.run(lambda: [print('x' * 1000) for _ in range(1000)])"
+    lines = (
+        "from experiments.start.command import run; "
+        "run(lambda: [print('x' * 1000) for _ in range(1000)])"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", lines],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

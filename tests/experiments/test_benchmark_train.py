@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from programs import check_refused, program
 
-from experiments import measuring, profiling
-from experiments.profiling import Instruction, Span
+from experiments.measurements import measuring, profiling
+from experiments.measurements.profiling import Instruction, Span
 
 SMALLEST = (
     "unet(sample_size=4,in_channels=1,out_channels=1,block_out_channels=(4,),layers_per_block=1,"

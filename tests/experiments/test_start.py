@@ -6,10 +6,11 @@ import sys
 
 import pytest
 
-from experiments import huge_pages
+from experiments.start import huge_pages
 
 COMPILE = (
-    "from experiments import cli; cli.keep_compiled(); import jax; jax.jit(lambda a: a + 1)(1.0)"
+    "from experiments.start.command import keep_compiled; keep_compiled(); "
+    "import jax; jax.jit(lambda a: a + 1)(1.0)"
 )
 
 

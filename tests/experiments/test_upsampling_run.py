@@ -11,8 +11,15 @@ from programs import program
 from diffjax.data.embedded import Embedded
 from diffjax.deconvolution import convolve
 from diffjax.metrics.psnr import psnr
-from experiments import checkerboards, deblurring
-from experiments.checkerboards import LAYERS, enlarge, gradients, stamps, unevenness, windows
+from experiments.studies import checkerboards, deblurring
+from experiments.studies.checkerboards import (
+    LAYERS,
+    enlarge,
+    gradients,
+    stamps,
+    unevenness,
+    windows,
+)
 
 OF_LAYER = {layer.name: layer for layer in LAYERS}
 

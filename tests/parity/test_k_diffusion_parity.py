@@ -10,9 +10,9 @@ import pytest
 
 from diffjax.randomness import fold_in, normal, sample_keys
 from diffjax.samplers.dpmpp_3m_sde import DPMpp3MSDE
-from diffjax.samplers.edm import EDM
+from diffjax.samplers.edm import EDMSampler
 from diffjax.schedules.cosine import Cosine
-from diffjax.schedules.edm import EDM as EDMSchedule
+from diffjax.schedules.edm import EDM
 from diffjax.schedules.linear import Linear
 from diffjax.spacings.karras import Karras
 from diffjax.spacings.trailing import Trailing
@@ -122,11 +122,11 @@ def test_dpmpp_3m_sde(steps, spacing, eta):
 def test_edm(schedule, steps, s_churn):
     options = {"s_churn": s_churn, "s_min": 0.05, "s_max": 50.0, "s_noise": 1.003}
     times = Karras().times(schedule, steps)
-    assert max(both(EDM(**options), churn, schedule, times, **options)) < 1e-4
+    assert max(both(EDMSampler(**options), churn, schedule, times, **options)) < 1e-4
 
 
 def test_edm_on_its_own_schedule():
     """There the least noise is that of t = 0, which the sampler cannot see: gamma is 0.1% off."""
     options = {"s_churn": 3.0, "s_min": 0.05, "s_max": 50.0, "s_noise": 1.003}
-    times = Karras().times(EDMSchedule(), 50)
-    assert max(both(EDM(**options), churn, EDMSchedule(), times, **options)) < 5e-3
+    times = Karras().times(EDM(), 50)
+    assert max(both(EDMSampler(**options), churn, EDM(), times, **options)) < 5e-3

@@ -12,9 +12,9 @@ from programs import program
 
 from diffjax.errors import UserError
 from diffjax.models.unet import UNet
-from experiments import measuring
 from experiments.benchmarks import peers
-from experiments.torch_peer import Peer, libraries
+from experiments.measurements import measuring
+from experiments.measurements.torch_peer import Peer, libraries
 
 pytestmark = pytest.mark.parity
 TINY = UNet(

@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 
 import diffjax.models
 from diffjax import spec
+from diffjax.display.environment import environment
+from diffjax.display.images import write_whole
 from diffjax.errors import UserError
 from diffjax.objectives.denoising import denoising_loss
 from diffjax.process import Process
-from diffjax.report.environment import environment
-from diffjax.report.images import write_whole
 from diffjax.schedules.linear import Linear
 from diffjax.training.step import TrainState, TrainStep, init_state, make_optimizer, make_train_step
 from diffjax.typing import Params

@@ -11,6 +11,7 @@ from absl import flags
 from jaxtyping import Array, Float, Float32, Int, UInt8
 from PIL import Image
 
+from diffjax.display.images import grid, to_uint8
 from diffjax.editing.base import Edit
 from diffjax.editing.classify import likeliest
 from diffjax.editing.draw import make_edit_draw
@@ -22,12 +23,11 @@ from diffjax.editing.posterior import DPS, Coarse, Grey
 from diffjax.errors import UserError
 from diffjax.generate import Draw
 from diffjax.guidance.thresholds import clip_x0
-from diffjax.report.images import grid, to_uint8
 from diffjax.samplers.base import Sampler
 from diffjax.samplers.ddim import DDIM
 from diffjax.trained import Trained
 from diffjax.typing import Denoiser, Images, Params
-from experiments import guidance
+from experiments.flags import guiding
 
 RESULTS, BETWEEN = 4, 8  # by default: of each image, and of two neighbours
 TASKS = ("inpaint", "img2img", "interpolate", "colourise", "super_resolution")
@@ -94,13 +94,13 @@ class Task:
 
     def classes(self, num: int) -> Int[np.ndarray, "N"] | None:
         """The label of each image that is made; None leaves them to the flags."""
-        if self.labels is None or guidance.LABELS.present:
+        if self.labels is None or guiding.LABELS.present:
             return None
         return self.labels[np.arange(num) % len(self.pictures)]
 
     def draw(
         self, trained: Trained, sampler: Sampler, times: Float[Array, "T"], num: int,
-        chosen: guidance.Chosen,
+        chosen: guiding.Chosen,
     ) -> tuple[Draw, Float[Array, "S"]]:  # fmt: skip
         """What `generate` makes `num` images with, of their numbers as labels, and the times."""
         edit = self.edit(sampler, np.arange(num) % len(self.pictures))
@@ -148,7 +148,7 @@ class Path:
 
     def draw(
         self, trained: Trained, sampler: Sampler, times: Float[Array, "T"], num: int,
-        chosen: guidance.Chosen,
+        chosen: guiding.Chosen,
     ) -> tuple[Draw, Float[Array, "S"]]:  # fmt: skip
         FromNoise(sampler, jnp.asarray(self.pictures)).check(trained.process)
         after, share = self._shares(num)
@@ -231,8 +231,8 @@ def _labels(
     classes = trained.config.num_classes
     if classes is None:
         return None
-    if guidance.LABELS.present:
-        return guidance.labels_of(classes, len(pictures))
+    if guiding.LABELS.present:
+        return guiding.labels_of(classes, len(pictures))
     process, params = trained.process.bind(trained.params), trained.params
 
     @jax.jit
@@ -246,7 +246,7 @@ def _labels(
 
 
 def _told(labels: Int[np.ndarray, "P"] | None) -> str:
-    if labels is None or guidance.LABELS.present:
+    if labels is None or guiding.LABELS.present:
         return ""
     return f", taken for classes {', '.join(map(str, labels))}: --labels would say others"
 
@@ -269,7 +269,7 @@ def _inverted(
     return noises(trained.params, jnp.asarray(pictures), known)
 
 
-def _compiled(trained: Trained, edit: Edit, chosen: guidance.Chosen) -> Draw:
+def _compiled(trained: Trained, edit: Edit, chosen: guiding.Chosen) -> Draw:
     return make_edit_draw(
         trained.model, trained.process, edit, chosen.labels, weak=chosen.weak, judge=chosen.judge
     )

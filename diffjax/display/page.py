@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 
-from diffjax.report.images import write_whole
+from diffjax.display.images import write_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ def render(page: Page) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     jinja.filters["data_url"] = _data_url
-    template = importlib.resources.files("diffjax.report").joinpath("page.html").read_text("utf-8")
+    template = importlib.resources.files("diffjax.display").joinpath("page.html").read_text("utf-8")
     charts = [_chart(curve) for curve in page.curves or ()]
     return jinja.from_string(template).render(page=page, charts=charts, plotly_js=_plotly_js)
 

@@ -9,8 +9,8 @@ import re
 import numpy as np
 import pytest
 
-from diffjax.report.images import save_grid
-from diffjax.report.page import Curve, Page, Picture, render, save_page
+from diffjax.display.images import save_grid
+from diffjax.display.page import Curve, Page, Picture, render, save_page
 
 
 class Parsed(html.parser.HTMLParser):

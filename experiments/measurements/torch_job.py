@@ -1,6 +1,6 @@
 """The main job in torch and diffusers, for `experiments.benchmark peers`.
 
-python -m experiments.torch_job --out=DIR
+python -m experiments.measurements.torch_job --out=DIR
 
 The network, images, batches, optimizer, pictures and checkpoints are those of
 experiments/flagfiles/ddpm_fashion_mnist.flags.
@@ -19,9 +19,9 @@ from absl import flags
 import diffjax.models
 from diffjax import spec
 from diffjax.data.embedded import Embedded
-from diffjax.report.images import save_grid, to_uint8
-from experiments import cli
-from experiments.torch_peer import Peer, libraries
+from diffjax.display.images import save_grid, to_uint8
+from experiments.measurements.torch_peer import Peer, libraries
+from experiments.start import command
 
 OUT = flags.DEFINE_string("out", None, "the folder to write", required=True)
 STEPS = flags.DEFINE_integer("steps", 3000, "train up to this step", lower_bound=1)
@@ -82,4 +82,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from diffjax.report.images import grid, read_film, save_film, save_grid, to_uint8, write_whole
+from diffjax.display.images import grid, read_film, save_film, save_grid, to_uint8, write_whole
 
 
 def test_to_uint8_spans_and_clips():

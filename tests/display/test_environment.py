@@ -9,7 +9,7 @@ import platform
 import jax
 import pytest
 
-from diffjax.report.environment import environment
+from diffjax.display.environment import environment
 
 
 @pytest.mark.parametrize("package", ["jax", "jaxlib", "flax", "optax", "numpy"])

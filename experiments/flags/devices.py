@@ -5,7 +5,7 @@ import os
 import jax
 from absl import flags
 
-from diffjax.report.environment import cores
+from diffjax.display.environment import cores
 
 __all__ = ["cores", "split_cpu"]
 

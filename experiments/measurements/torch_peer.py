@@ -12,7 +12,7 @@ from diffjax.errors import UserError
 from diffjax.interop import save_unet2d
 from diffjax.models.unet import UNet
 from diffjax.typing import Params
-from experiments import measuring
+from experiments.measurements import measuring
 
 LEARNING_RATE, GRAD_CLIP = 2e-4, 1.0
 

@@ -1,0 +1,1 @@
+"""What the benchmarks measure with: clocks, profiles, and the same work in torch."""

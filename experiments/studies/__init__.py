@@ -1,0 +1,1 @@
+"""The two studies that experiments.upsampling shows."""
