@@ -1,4 +1,4 @@
-"""From trained parameters to images, in batches of any size."""
+"""From trained parameters to samples, in batches of any size."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,16 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Key
 
-from diffjax.display.images import to_uint8
+from diffjax.conditions.base import rows_of
 from diffjax.errors import UserError
 from diffjax.guidance.plan import Guidance, guide
 from diffjax.process import Process
 from diffjax.randomness import fold_in, normal, sample_keys
 from diffjax.samplers.base import Sampler, sample
 from diffjax.spacings.base import Spacing
-from diffjax.typing import Images, Keys, Params
+from diffjax.typing import Cond, Images, Keys, Params
 
 FILM_IMAGES, FILM_FRAMES = 25, 40  # a film of more is too large to send anyone
 Draw = Callable[..., tuple[Images, Float[Array, "F N H W C"]]]
@@ -29,28 +29,33 @@ def make_draw(
     model: nn.Module,
     process: Process,
     sampler: Sampler,
-    image_shape: tuple[int, int, int],
+    shape: tuple[int, int, int],
     *,
+    limit: float | None = 1.0,
     weak: nn.Module | None = None,
     judge: nn.Module | None = None,
 ) -> Draw:
-    """A compiled (params, keys, labels, times[, guidance]) -> (images in [-1, 1], film of some).
+    """A compiled (params, keys, cond, times[, guidance]) -> (x0, film of some).
 
-    labels are the network's condition, or None. The film is of the first images. It compiles once
-    for each number of times, which `times_of` fills up to one number, whatever the numbers in the
-    guidance. `weak` and `judge` are the networks of such guidance as has one. The images are shared
-    out among the devices (`shared_out`).
+    cond is the network's condition, or None; x0 is of `shape`, in [-limit, limit] where there is a
+    limit. The film is of the first samples. It compiles once for each number of times, which
+    `times_of` fills up to one number, whatever the numbers in the guidance. `weak` and `judge` are
+    the networks of such guidance as has one. Samples are shared out among the devices
+    (`shared_out`).
     """
     sampler.check(process)
     weak_apply, judge_apply = (None if m is None else m.apply for m in (weak, judge))
 
     def walk(
-        params: Params, keys: Keys, labels: Any, times: Float[Array, "T"], guidance: Guidance
+        params: Params, keys: Keys, cond: Cond, times: Float[Array, "T"], guidance: Guidance
     ) -> tuple[Images, Float[Array, "..."]]:
         bound = process.bind(params)
         _, sigma = bound.schedule.alpha_sigma(times[0])
-        x = sigma * normal(fold_in(keys, 0), image_shape)
-        denoise = guide(bound, model.apply, params, labels, guidance, weak_apply, judge_apply)
+        x = sigma * normal(fold_in(keys, 0), shape)
+        denoise = guide(
+            bound, model.apply, params, cond, guidance,
+            limit=limit, weak=weak_apply, judge=judge_apply,
+        )  # fmt: skip
         return sample(
             sampler,
             bound.schedule,
@@ -122,16 +127,16 @@ def times_of(
 def generate(
     draw: Draw,
     params: Params,
-    seed: int,
+    key: Key[Array, ""],
     num: int,
     batch_size: int,
     times: Float[Array, "T"],
-    labels: Int[np.ndarray, "N"] | None = None,
+    cond: Cond = None,
     guidance: Guidance = UNGUIDED,
-) -> tuple[UInt8[np.ndarray, "N H W C"], UInt8[np.ndarray, "F M H W C"]]:
-    """`num` images as bytes, the same whatever the batch size, and the first batch's film.
+) -> tuple[Float[np.ndarray, "N h w c"], Float[np.ndarray, "F M h w c"]]:
+    """`num` samples x0, the same whatever the batch size, and the first batch's film.
 
-    labels and the guidance's arrays are of all of them, in order. The last batch is filled up, so
+    cond and the guidance's arrays are of all of them, in order. The last batch is filled up, so
     that every batch has one shape and compiles once; so is each to a multiple of the devices.
     """
     batch_size, devices = min(batch_size, num), jax.local_device_count()
@@ -140,11 +145,11 @@ def generate(
     made: list[np.ndarray] = []
     films: list[np.ndarray] = []
     for first in range(0, num, batch_size):
-        keys = sample_keys(jax.random.key(seed), first, batch_size)
+        keys = sample_keys(key, first, batch_size)
         rows = np.arange(first, first + batch_size) % num
-        chosen = None if labels is None else jnp.asarray(labels[rows])
-        images, moments = draw(params, keys, chosen, times, guidance.rows(jnp.asarray(rows)))
-        made.append(to_uint8(jax.device_get(images)))
-        films = films or [to_uint8(jax.device_get(moments))]
+        own = guidance.rows(jnp.asarray(rows))
+        x0, moments = draw(params, keys, rows_of(cond, rows), times, own)
+        made.append(jax.device_get(x0))
+        films = films or [jax.device_get(moments)]
     shown = int(np.count_nonzero(np.diff(np.asarray(times))))
     return np.concatenate(made)[:num], films[0][-shown:, :num]

@@ -7,14 +7,31 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffjax.errors import UserError
-from diffjax.schedules.base import Schedule
+from diffjax.schedules.base import NO_SIGNAL, Schedule
 from diffjax.schedules.flow import Flow
-from diffjax.typing import Apply, Cond, Denoiser, Images, Params, Prediction, Target, Times
+from diffjax.typing import (
+    Apply,
+    Cond,
+    Denoiser,
+    Images,
+    Params,
+    Prediction,
+    Target,
+    TimeInput,
+    Times,
+)
+
+LEAST_SIGMA = 1e-5  # what a network is told at t = 0, where sigma is 0 and has no logarithm
 
 
 def expand(c: Float[Array, "*n"], x: Float[Array, "B ..."]) -> Float[Array, "..."]:
     """A coefficient, one for all or one a sample, with the axes that broadcast it over x."""
     return c.reshape(c.shape + (1,) * (x.ndim - c.ndim)) if c.ndim else c
+
+
+def told(cond: Cond) -> tuple[Any, ...]:
+    """A network's arguments after the time: its condition, if it takes one."""
+    return () if cond is None else (cond,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +45,9 @@ class Process:
     With learned_variance the network has twice the channels: the second half tells each step's
     variance (Nichol & Dhariwal 2021, eq. 15).
     A consistent process is a consistency model's: see `to_first`.
+    time_input: the form of time that the network's embedding was made for, see `model_time`.
 
-    Raises UserError where the schedule and the target do not go together.
+    Raises UserError where the schedule, the target and the form of time do not go together.
     """
 
     schedule: Schedule
@@ -37,6 +55,7 @@ class Process:
     sigma_data: float = 0.5
     learned_variance: bool = False
     consistent: bool = False
+    time_input: TimeInput = "index"
 
     def __post_init__(self) -> None:
         refusal = self._refusal(self.target)
@@ -45,10 +64,19 @@ class Process:
             raise UserError(f"{refusal}: choose {', '.join(legal[:-1])} or {legal[-1]}")
         if not self.sigma_data > 0:
             raise UserError(f"sigma_data={self.sigma_data}: choose a number above 0")
+        if self.time_input == "sigma" and self.schedule.zero_terminal:
+            raise UserError(
+                f"a network that is told sigma needs a bound on it, and {self._name} ends without "
+                "any signal: choose a schedule that keeps some, or another time embedding"
+            )
+
+    @property
+    def _name(self) -> str:
+        return type(self.schedule).__name__
 
     def _refusal(self, target: Target) -> str:
         """Why the target does not go with the schedule; nothing, where it does."""
-        name = type(self.schedule).__name__
+        name = self._name
         if target in ("eps", "score") and self.schedule.zero_terminal:
             return (
                 f"target {target} says nothing of the image at t = 1, where {name} leaves "
@@ -127,16 +155,26 @@ class Process:
         return x / jnp.sqrt(sigma**2 + (alpha * self.sigma_data) ** 2)
 
     def model_time(self, t: Times) -> Times:
-        """t in [0, 1] on the scale that networks are trained with: DDPM's index, 0 to T - 1."""
-        return t * self.schedule.steps - 1
+        """t in [0, 1] as the network takes it, finite from end to end.
+
+        `index` is DDPM's, 0 to T - 1 on its grid and -1 at t = 0 (Ho et al. 2020). `sigma` is
+        sigma / alpha, at least 1e-5 (Song et al. 2021). `log_snr` lies in [-40, 40] (Kingma et al.
+        2021).
+        """
+        match self.time_input:
+            case "index":
+                return t * self.schedule.steps - 1
+            case "sigma":
+                return jnp.maximum(self.schedule.sigma_ve(t), LEAST_SIGMA)
+            case "log_snr":
+                return jnp.clip(self.schedule.log_snr(t), NO_SIGNAL, -NO_SIGNAL)
 
     def denoiser(self, apply: Apply, params: Params, cond: Cond = None) -> Denoiser:
         """The network as samplers see it; `apply` is a module's, `cond` its third argument."""
 
         def denoise(x: Images, t: Times) -> Prediction:
             times = jnp.broadcast_to(self.model_time(t), x.shape[:1])
-            extra: tuple[Any, ...] = () if cond is None else (cond,)
-            output = apply({"params": params}, self.model_input(x, t), times, *extra)
+            output = apply({"params": params}, self.model_input(x, t), times, *told(cond))
             prediction = self.to_prediction(output, x, t)
             return self.to_first(prediction, t) if self.consistent else prediction
 

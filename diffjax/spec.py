@@ -29,7 +29,7 @@ def build(text: str, package: ModuleType, defaults: Mapping[str, Any] | None = N
     option, naming the legal ones.
     """
     name, options = _parse(text)
-    cls = _lookup(name, package)
+    cls = lookup(name, package)
     fields = _options(cls)
     for option in options:
         if option not in fields:
@@ -92,7 +92,8 @@ def _frozen(value: Any) -> Any:
     return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
-def _lookup(name: str, package: ModuleType) -> type:
+def lookup(name: str, package: ModuleType) -> type:
+    """The one class of a module of `package`. Raises UserError, naming the legal ones."""
     cls = _exported(name, package)
     if cls is None:
         legal = names(package)

@@ -14,6 +14,7 @@ Images = Float[Array, "B H W C"]
 Times = Float[Array, ""] | Float[Array, "B"]
 Keys = Key[Array, "B"]
 Target = Literal["eps", "x0", "v", "velocity", "score", "edm"]
+TimeInput = Literal["index", "sigma", "log_snr"]
 Params = PyTree[Any]
 Apply = Callable[..., Any]  # a Linen module's: ({"params": ...}, x, t[, cond]) -> images
 Cond = PyTree[Any]  # leaves lead with B; None where nothing is conditioned on

@@ -20,17 +20,16 @@ import tqdm
 from absl import flags
 from matplotlib.figure import Figure
 
-from diffjax import spec
+from diffjax import runs, spec
 from diffjax.display.images import write_whole
 from diffjax.display.page import Page, Picture, save_page
 from diffjax.errors import UserError
 from diffjax.models.course_unet import CourseUNet
-from diffjax.training.run import RunFolder
-from experiments import ddpm, training
-from experiments.flags import devices, presets
+from experiments import ddpm
+from experiments.flags import devices, learning, presets
 from experiments.start import command
 
-flags.adopt_module_key_flags(training)
+flags.adopt_module_key_flags(learning)
 flags.adopt_module_key_flags(ddpm)
 FACTORS: dict[str, tuple[str, ...]] = {
     "norm": ("group", "batch", "layer", "instance", "none"),
@@ -84,7 +83,7 @@ class Choice:
 def main() -> None:
     if not ABLATE.value or not set(ABLATE.value) <= {*TABLES, *VALUES}:
         raise UserError(f"--ablate={','.join(ABLATE.value)}: choose among {LEGAL}")
-    RunFolder.open(JUDGE.value)  # or it would be found missing after the first run
+    runs.open_run(JUDGE.value)  # or it would be found missing after the first run
     out = pathlib.Path(OUT.value)
     rows = choices(base_model())
     make_folder(out)
@@ -98,12 +97,12 @@ def main() -> None:
             found.setdefault(choice.folder, []).append(values)
             save(out, rows, found)
     print(table(rows, found))
-    print(f"{SEEDS.value} runs of {training.STEPS.value} steps each, in {out}")
+    print(f"{SEEDS.value} runs of {learning.STEPS.value} steps each, in {out}")
 
 
 def make_folder(out: pathlib.Path) -> None:
     """Writes what the runs have in common. Raises UserError for a folder of other runs."""
-    text, path = training.flags_text("ddpm", ddpm.OWN), out / "base.flags"
+    text, path = learning.flags_text("ddpm", ddpm.OWN), out / "base.flags"
     if path.exists() and path.read_text() != text:
         raise UserError(f"{path} has other flags than these: use those, or another --out")
     out.mkdir(parents=True, exist_ok=True)
@@ -116,7 +115,9 @@ def base_model() -> CourseUNet:
     --course_compat is settled here, into flags that each can be changed alone.
     """
     ddpm.repeat_course()
-    model, _ = ddpm.describe_model(training.open_records())
+    records = learning.open_records()
+    model = ddpm.fitted_model(records)
+    ddpm.condition_of(model, records)
     if not isinstance(model, CourseUNet):
         raise UserError(f"--model={ddpm.MODEL.value}: what is varied here is a course_unet")
     if model.num_class_embeds is None:
@@ -155,7 +156,7 @@ def mistakes(model: CourseUNet, built: Any) -> Iterator[Choice]:
     yield Choice("mistakes", "3 time is not divided by T", built(time_scale=1))
     yield Choice("mistakes", "4 a sample's whole class is dropped", ("--cond_mask=sample",))
     yield Choice("mistakes", "5 groups of that size", built(groups_are="size"))
-    everything = f"--dataset=everything(of={training.DATASET.value!r})"
+    everything = f"--dataset=everything(of={learning.DATASET.value!r})"
     yield Choice("mistakes", "6 not mended: trained on the test set", (everything,))
 
 
@@ -167,7 +168,7 @@ def measured(out: pathlib.Path, choice: Choice, seed: int) -> dict[str, float]:
     given = (f"--flagfile={out / 'base.flags'}", *choice.flags, f"--seed={seed}")
     _program("ddpm", *given, f"--workdir={run}")
     own = [flag for flag in choice.flags if flag.startswith("--sampler=")]
-    data_dir = training.DATA_DIR.value
+    data_dir = learning.DATA_DIR.value
     _program(
         "evaluate", f"--run={run}", f"--judge={JUDGE.value}", "--metrics=judge,loss",
         f"--num={NUM.value}", f"--steps={ddpm.SAMPLE_STEPS.value}",
@@ -185,7 +186,7 @@ def _measured_before(run: pathlib.Path) -> dict[str, float] | None:
     """The figures of a run that was trained and measured as the flags ask."""
     path = run / "evaluation.json"
     saved = json.loads(path.read_text()) if path.exists() else {}
-    asked = {"step": training.STEPS.value, "num": NUM.value, "judge": JUDGE.value}
+    asked = {"step": learning.STEPS.value, "num": NUM.value, "judge": JUDGE.value}
     if any(saved.get(name) != value for name, value in asked.items()) or "loss" not in saved:
         return None
     values = {**saved["samples"], "loss": saved["loss"]["mean"]}
@@ -217,17 +218,17 @@ def save(out: pathlib.Path, rows: list[Choice], found: Found) -> None:
     """Writes what is known by now: figures, plot and page."""
     known = [row for row in rows if row.folder in found]
     values = [{**dataclasses.asdict(row), "seeds": found[row.folder]} for row in known]
-    text = json.dumps({"num": NUM.value, "steps": training.STEPS.value, "rows": values}, indent=2)
+    text = json.dumps({"num": NUM.value, "steps": learning.STEPS.value, "rows": values}, indent=2)
     write_whole(out / "ablation.json", lambda part: part.write_text(text + "\n"))
     figure = plot(known, found)
     write_whole(out / "ablation.png", lambda part: figure.savefig(part, format="png"))
-    last = f"samples/step_{training.STEPS.value:08d}.png"
+    last = f"samples/step_{learning.STEPS.value:08d}.png"
     cells = {row.folder: out / "cells" / row.folder / "seed_0" for row in known}
     environment = next(iter(cells.values())) / "environment.json"
     page = Page(
         title=out.resolve().name,
         subtitle="each choice's images after the same steps, from the same noise",
-        facts={"runs of a choice": str(SEEDS.value), "steps": str(training.STEPS.value)},
+        facts={"runs of a choice": str(SEEDS.value), "steps": str(learning.STEPS.value)},
         grids=[  # the page opens at the last
             *(Picture(name, (cell / last).read_bytes()) for name, cell in cells.items()),
             Picture("figures", (out / "ablation.png").read_bytes()),

@@ -4,14 +4,12 @@ python -m experiments.ddpm --flagfile=experiments/flagfiles/ddpm_fashion_mnist.f
 python -m experiments.ddpm --flagfile=experiments/flagfiles/course_03.flags      as the course does
 """
 
-import inspect
+import functools
 import typing
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 from absl import flags
-from flax import linen as nn
 
 import diffjax.models
 import diffjax.samplers
@@ -20,30 +18,19 @@ import diffjax.spacings
 import diffjax.time_laws
 import diffjax.weightings
 from diffjax import spec
+from diffjax.conditions.base import Condition, Mask
 from diffjax.data import Records
 from diffjax.errors import UserError
+from diffjax.models.backbone import Backbone
 from diffjax.models.course_unet import CourseUNet
-from diffjax.objectives.denoising import denoising_loss
-from diffjax.objectives.noising import masked_elements
-from diffjax.objectives.variational import continuous_vlb_loss, hybrid_loss, vlb_loss
-from diffjax.process import Process
-from diffjax.trained import build, init_params
-from diffjax.training.run import LossName, RunConfig
-from diffjax.training.step import LossFn
+from diffjax.tasks.denoisers import Pictures
+from diffjax.tasks.diffusion import OBJECTIVES, Diffusion, Objective
 from diffjax.typing import Target
-from experiments import training
-from experiments.flags import presets, specs
-from experiments.pictures import make_picture
+from experiments.flags import learning, presets, specs
 from experiments.start import command
 
-flags.adopt_module_key_flags(training)
-LOSSES: dict[LossName, Callable[..., LossFn]] = {
-    "denoising": denoising_loss,
-    "hybrid": hybrid_loss,
-    "vlb": vlb_loss,
-    "continuous_vlb": continuous_vlb_loss,
-}
-# What a run is, besides training.IDENTITY.
+flags.adopt_module_key_flags(learning)
+# What a run is, besides learning.IDENTITY.
 MODEL = specs.define_spec(
     "model",
     "unet(block_out_channels=(32,64,64),layers_per_block=1,"
@@ -64,7 +51,7 @@ LEARNED_VARIANCE = flags.DEFINE_boolean(
     "learned_variance", False, "the network, of twice the channels, tells each step's variance"
 )
 LOSS = flags.DEFINE_enum(
-    "loss", "denoising", list(LOSSES),
+    "loss", "denoising", OBJECTIVES,
     "what is minimised: the target's error; that and, for a learnt variance, a little of the "
     "bound; the bound of T steps; that of infinitely many, which a learnt schedule needs",
 )  # fmt: skip
@@ -124,30 +111,20 @@ COURSE_STEPS = (150, 400)  # of garments and of flowers
 
 
 def main() -> None:
-    with training.processes():
+    with learning.processes():
         repeat_course()
-        records = training.open_records()
-        config = describe(records)
-        model, process = build(config)
-        loss_fn = make_loss(config, rematerialised(model) if REMAT.value else model, process)
+        records = learning.open_records()
+        task = describe(records)
         sampler = spec.build(SAMPLER.value, diffjax.samplers)
-        sampler.check(process)
-        with training.run_folder(config, training.flags_text("ddpm", OWN)) as run:
-            task = training.Task(
-                lambda key: init_params(model, config, key),
-                loss_fn,
-                ("image",) if config.num_classes is None else ("image", "label"),
-                make_picture(
-                    run, config, model, process, sampler, specs.spacing_of(SPACING.value, sampler),
-                    steps=SAMPLE_STEPS.value, num=NUM_SAMPLES.value, seed=training.SEED.value,
-                ),
-                SAMPLE_EVERY.value,
-            )  # fmt: skip
-            step = int(training.train_run(run, records, task).step)
-        if step < training.STEPS.value:
-            training.say(f"stopped at step {step}: the same command goes on from there")
-        else:
-            training.say(f"done: step {step}, see {run.report}")
+        sampler.check(task.process)
+        shown = Pictures(
+            sampler, specs.spacing_of(SPACING.value, sampler), SAMPLE_STEPS.value,
+            NUM_SAMPLES.value, learning.SEED.value,
+        )  # fmt: skip
+        learning.train(
+            task, records, learning.flags_text("ddpm", OWN), shown, SAMPLE_EVERY.value,
+            loss=functools.partial(task.loss, remat=REMAT.value),
+        )  # fmt: skip
 
 
 def repeat_course() -> None:
@@ -176,36 +153,30 @@ def _settle(
         )
 
 
-def describe(records: Records) -> RunConfig:
-    """This run's config: the flags, and what follows from the data."""
-    model, classes = describe_model(records)
-    mask = {} if COND_MASK.value == "sample" else {COND_MASK.name: COND_MASK.value}
+def describe(records: Records) -> Diffusion:
+    """This run's task: the flags, and what follows from the data."""
+    model = fitted_model(records)
+    condition = condition_of(model, records)
     times = TIMES.value or ("uniform" if LOSS.value == "continuous_vlb" else "grid")
-    weighting = spec.build(WEIGHTING.value, diffjax.weightings, {"sigma_data": SIGMA_DATA.value})
-    return RunConfig(
-        experiment="ddpm",
-        model=spec.render(model),
+    sigma_data = {"sigma_data": SIGMA_DATA.value}
+    return Diffusion(
+        model=model.conditioned_on(condition),
         image_shape=records.image_shape,
-        num_classes=classes,
-        training={**training.identity(), **mask},
-        schedule=spec.render(spec.build(SCHEDULE.value, diffjax.schedules)),
+        schedule=spec.build(SCHEDULE.value, diffjax.schedules),
         target=typing.cast(Target, TARGET.value),
+        condition=condition,
         sigma_data=SIGMA_DATA.value,
         learned_variance=LEARNED_VARIANCE.value,
-        loss=typing.cast(LossName, LOSS.value),
-        weighting=spec.render(weighting),
-        times=spec.render(spec.build(times, diffjax.time_laws)),
+        objective=typing.cast(Objective, LOSS.value),
+        weighting=spec.build(WEIGHTING.value, diffjax.weightings, sigma_data),
+        times=spec.build(times, diffjax.time_laws),
         offset_noise=OFFSET_NOISE.value,
         huber=HUBER.value,
-        cond_drop=COND_DROP.value,
     )
 
 
-def describe_model(records: Records) -> tuple[nn.Module, int | None]:
-    """The network that fits the data, and its number of classes, if it takes any.
-
-    Where classes are dropped it has an embedding more than that, of no class, if it needs one.
-    """
+def fitted_model(records: Records) -> Backbone:
+    """The network of --model, fitted to the data."""
     height, width, channels = records.image_shape
     out_channels = 2 * channels if LEARNED_VARIANCE.value else channels
     defaults: dict[str, Any] = {
@@ -218,13 +189,22 @@ def describe_model(records: Records) -> tuple[nn.Module, int | None]:
     if COURSE_COMPAT.value:
         defaults["time_scale"] = schedule_steps()
     model = spec.build(MODEL.value, diffjax.models, defaults)
+    if not isinstance(model, Backbone):
+        raise UserError(f"--model={MODEL.value} predicts no noise: choose a backbone")
     if getattr(model, "out_channels", out_channels) != out_channels:
         raise UserError(
             f"--model has out_channels={model.out_channels}, where images of {channels} channels "
             f"need {out_channels}{' with --learned_variance' * LEARNED_VARIANCE.value}: "
             "leave it out"
         )
-    classes = getattr(model, "num_class_embeds", None)
+    _check_course(model)
+    return model
+
+
+def condition_of(model: Backbone, records: Records) -> Condition:
+    """What the network is told. Raises UserError where the flags or the data say otherwise."""
+    condition = model.takes(COND_DROP.value, typing.cast(Mask, COND_MASK.value))
+    classes = condition.classes
     if NUM_CLASSES.value not in (None, classes):
         raise UserError(
             f"--num_classes={NUM_CLASSES.value}, and --model takes {classes or 'no'} classes: "
@@ -232,74 +212,34 @@ def describe_model(records: Records) -> tuple[nn.Module, int | None]:
         )
     if classes and classes != records.num_classes:
         raise UserError(
-            f"--model has num_class_embeds={classes}, but {training.DATASET.value} has "
+            f"--model has num_class_embeds={classes}, but {learning.DATASET.value} has "
             f"{records.num_classes or 'no'} classes: give it that number, or leave it out"
         )
-    one_hot = getattr(model, "one_hot", False)
-    _check_condition(model, bool(one_hot and classes))
-    if classes and COND_DROP.value and not one_hot:
-        model = model.clone(num_class_embeds=classes + 1)
-    return model, classes
+    for key in condition.batch_keys:
+        if key != "label" and key not in records[0]:
+            raise UserError(
+                f"--model={MODEL.value} is conditioned on a {key} per image, and "
+                f"{learning.DATASET.value} has none: give it num_class_embeds"
+            )
+    return condition
 
 
-def _check_condition(model: nn.Module, one_hot: bool) -> None:
-    """Refuses a network that is not conditioned as the flags have it."""
-    cond_dim = getattr(model, "cond_dim", None)
-    if cond_dim is not None:
-        raise UserError(
-            f"--model has cond_dim={cond_dim}, and these data have labels: give it num_class_embeds"
-        )
-    if COND_MASK.value == "element" and not (one_hot and COND_DROP.value):
-        raise UserError(
-            "--cond_mask=element hides numbers of one-hot classes: "
-            "choose a course_unet with num_class_embeds, and --cond_drop above 0"
-        )
+def _check_course(model: Backbone) -> None:
+    """Refuses a network that --course_compat does not stand for."""
     if COURSE_COMPAT.value and not isinstance(model, CourseUNet):
         raise UserError(f"--course_compat is for a course_unet, not --model={MODEL.value}")
-    if COURSE_COMPAT.value and model.time_scale != schedule_steps():
-        raise UserError(
-            f"--course_compat stands for time_scale={schedule_steps()}, as many as --schedule has "
-            f"steps, and --model has {model.time_scale}: leave it out"
-        )
+    if isinstance(model, CourseUNet) and COURSE_COMPAT.value:
+        steps = schedule_steps()
+        if model.time_scale != steps:
+            raise UserError(
+                f"--course_compat stands for time_scale={steps}, as many as --schedule has "
+                f"steps, and --model has {model.time_scale}: leave it out"
+            )
 
 
 def schedule_steps() -> int:
     """How many steps --schedule has."""
     return spec.build(SCHEDULE.value, diffjax.schedules).steps
-
-
-def rematerialised(model: nn.Module) -> nn.Module:
-    """The network that keeps less for the gradient. Raises UserError for one that cannot."""
-    if not hasattr(model, "remat"):
-        raise UserError(f"--remat: {type(model).__name__} cannot compute its blocks again")
-    return model.clone(remat=True)
-
-
-def make_loss(config: RunConfig, model: nn.Module, process: Process) -> LossFn:
-    """What the run minimises. Raises UserError for an option that the loss does not have."""
-    by_element = config.training.get(COND_MASK.name) == "element"
-    given = {
-        "weighting": spec.build(config.weighting, diffjax.weightings),
-        "times": spec.build(config.times, diffjax.time_laws),
-        "offset_noise": config.offset_noise,
-        "huber": config.huber,
-        "cond_drop": 0.0 if by_element else config.cond_drop,
-    }
-    known = {name: inspect.signature(loss).parameters for name, loss in LOSSES.items()}
-    options = {}
-    for option, value in given.items():
-        if option in known[config.loss]:
-            options[option] = value
-        elif value != known["denoising"][option].default:
-            others = " or ".join(name for name, options in known.items() if option in options)
-            raise UserError(
-                f"--loss={config.loss} knows no --{option}: leave it out, or choose --loss={others}"
-            )
-    classes = config.num_classes
-    loss_fn = LOSSES[config.loss](process, model.apply, num_classes=classes, **options)
-    if by_element and classes:
-        return masked_elements(loss_fn, classes, config.cond_drop)
-    return loss_fn
 
 
 if __name__ == "__main__":

@@ -4,44 +4,31 @@ python -m experiments.distill --teacher=RUN --method=progressive --student_steps
 A progressive student is the next one's teacher: 8 steps, then 4, 2 and 1, a run each.
 """
 
-import hashlib
 import typing
 from typing import Any
 
-import jax
-import numpy as np
 from absl import flags
-from flax import linen as nn
 
 import diffjax.samplers
 import diffjax.time_laws
 import diffjax.weightings
-from diffjax import spec
+from diffjax import runs, spec
 from diffjax.data import Records
 from diffjax.errors import UserError
-from diffjax.guidance import clip_x0
-from diffjax.objectives.consistency import consistency_loss
-from diffjax.objectives.progressive import progressive_loss
-from diffjax.objectives.teacher import Teacher
-from diffjax.process import Process
 from diffjax.samplers.consistency import Consistency
 from diffjax.samplers.ddim import DDIM
-from diffjax.trained import Trained, build, load
-from diffjax.training.run import Objective, RunConfig
-from diffjax.training.step import LossFn
-from diffjax.typing import Cond, Denoiser, Params
-from experiments import training
-from experiments.flags import specs
-from experiments.pictures import make_picture
+from diffjax.tasks.denoisers import DENOISER, DenoiserTask, Pictures
+from diffjax.tasks.distillation import Distillation, Method
+from experiments.flags import learning, specs
 from experiments.start import command
 
-flags.adopt_module_key_flags(training)
-# What a run is, besides training.IDENTITY.
+flags.adopt_module_key_flags(learning)
+# What a run is, besides learning.IDENTITY.
 TEACHER = flags.DEFINE_string(
     "teacher", None, "the folder of the run whose network the student starts from", required=True
 )
 METHOD = flags.DEFINE_enum(
-    "method", "progressive", list(typing.get_args(Objective)), "what the student learns by"
+    "method", "progressive", list(typing.get_args(Method)), "what the student learns by"
 )
 STUDENT_STEPS = flags.DEFINE_integer(
     "student_steps", None,
@@ -70,72 +57,55 @@ NUM_SAMPLES = flags.DEFINE_integer("num_samples", 64, "images in a picture", low
 OWN = (
     TEACHER, METHOD, STUDENT_STEPS, WEIGHTING, INTERVALS, TIMES, SOLVER, SAMPLE_EVERY, NUM_SAMPLES,
 )  # fmt: skip
-# The flags that a method has, and what they are where they are not given.
-ON_PATH = {"intervals": 32, "times": "log_normal(mean=-1.1,std=2.0)"}
-OF_METHOD: dict[str, dict[str, Any]] = {
-    "progressive": {"weighting": "truncated_snr"},
-    "consistency_distillation": {**ON_PATH, "solver": "ddim"},
-    "consistency_training": ON_PATH,
+# The flags that a method has.
+OF_METHOD: dict[str, tuple[str, ...]] = {
+    "progressive": ("weighting",),
+    "consistency_distillation": ("intervals", "times", "solver"),
+    "consistency_training": ("intervals", "times"),
 }
 
 
 def main() -> None:
-    with training.processes():
-        records = training.open_records()
-        teacher = load(TEACHER.value)
-        check_fit(teacher, records)
-        steps = student_steps(teacher.config)
-        config = describe(teacher, steps)
-        model, process = build(config)
-        start = jax.device_get(teacher.params)
-        loss_fn = make_loss(config, model, process.bind(start), frozen(teacher, start), steps)
-        with training.run_folder(config, training.flags_text("distill", OWN)) as run:
-            sampler = Consistency() if config.consistent else DDIM()
-            task = training.Task(
-                lambda key: start,
-                loss_fn,
-                ("image",) if config.num_classes is None else ("image", "label"),
-                make_picture(
-                    run, config, model, process, sampler, sampler.spacing,
-                    steps=steps, num=NUM_SAMPLES.value, seed=training.SEED.value,
-                ),
-                SAMPLE_EVERY.value,
-            )  # fmt: skip
-            step = int(training.train_run(run, records, task).step)
-        if step < training.STEPS.value:
-            training.say(f"stopped at step {step}: the same command goes on from there")
-        else:
-            training.say(f"done: step {step}, see {run.report}")
+    with learning.processes():
+        records = learning.open_records()
+        _, config = runs.open_run(TEACHER.value)
+        runs.check_kind(TEACHER.value, config.task, DenoiserTask)
+        check_fit(config.task, records)
+        task = describe(config.task, student_steps(config.task))
+        sampler = Consistency() if task.consistent else DDIM()
+        shown = Pictures(sampler, None, task.student_steps, NUM_SAMPLES.value, learning.SEED.value)
+        text = learning.flags_text("distill", OWN)
+        learning.train(task, records, text, shown, SAMPLE_EVERY.value)
 
 
-def check_fit(teacher: Trained, records: Records) -> None:
+def check_fit(teacher: DenoiserTask, records: Records) -> None:
     """Raises UserError for a teacher of other images, or one that a student cannot learn from."""
-    config, dataset = teacher.config, training.DATASET.value
-    if config.image_shape != records.image_shape:
-        drawn, found = ("x".join(map(str, c.image_shape)) for c in (config, records))
+    dataset, classes = learning.DATASET.value, teacher.condition.classes
+    if teacher.image_shape != records.image_shape:
+        drawn, found = ("x".join(map(str, c.image_shape)) for c in (teacher, records))
         raise UserError(
             f"--teacher={TEACHER.value} draws images of {drawn}, --dataset={dataset} has {found}: "
             "give the teacher's --dataset and --image_size"
         )
-    if config.num_classes not in (None, records.num_classes):
+    if classes not in (None, records.num_classes):
         raise UserError(
-            f"--teacher={TEACHER.value} knows {config.num_classes} classes, --dataset={dataset} "
+            f"--teacher={TEACHER.value} knows {classes} classes, --dataset={dataset} "
             f"has {records.num_classes or 'none'}: give the teacher's --dataset"
         )
-    if config.consistent:
+    if teacher.consistent:
         raise UserError(
             f"--teacher={TEACHER.value} is a consistency model, which has no path to follow: "
             "give the run that it was made from"
         )
-    if config.objective == "progressive" and METHOD.value != "progressive":
+    if isinstance(teacher, Distillation) and METHOD.value != "progressive":
         raise UserError(
             f"--teacher={TEACHER.value} is a progressive student and knows "
-            f"{config.training['student_steps']} times: give --method={METHOD.value} the run that "
+            f"{teacher.student_steps} times: give --method={METHOD.value} the run that "
             "it was made from"
         )
 
 
-def student_steps(teacher: RunConfig) -> int:
+def student_steps(teacher: DenoiserTask) -> int:
     """The steps that the student draws in.
 
     A progressive student knows the times of its own steps alone: as a teacher it must draw in twice
@@ -144,9 +114,9 @@ def student_steps(teacher: RunConfig) -> int:
     asked = STUDENT_STEPS.value
     if METHOD.value != "progressive":
         return asked or 2
-    if teacher.objective is None:
+    if not isinstance(teacher, Distillation):
         return asked or 8
-    its = teacher.training["student_steps"]
+    its = teacher.student_steps
     if its % 2:
         raise UserError(f"--teacher={TEACHER.value} draws in {its} steps, which cannot be halved")
     if asked not in (None, its // 2):
@@ -157,85 +127,39 @@ def student_steps(teacher: RunConfig) -> int:
     return its // 2
 
 
-def describe(teacher: Trained, steps: int) -> RunConfig:
-    """The student's config: the teacher's, and what it is to learn.
+def describe(teacher: DenoiserTask, steps: int) -> Distillation:
+    """The student's task: the teacher's network and process, and what it is to learn.
 
     The teacher is named by its weights, so that it may be moved but not trained further. Raises
     UserError for a flag of another method.
     """
-    own, its = OF_METHOD[METHOD.value], teacher.config
+    own = OF_METHOD[METHOD.value]
     for flag in (WEIGHTING, INTERVALS, TIMES, SOLVER):
         if flag.value is not None and flag.name not in own:
             raise UserError(f"--method={METHOD.value} knows no --{flag.name}: leave it out")
-    given = {name: flags.FLAGS[name].value for name in own}
-    learnt = {name: own[name] if value is None else value for name, value in given.items()}
-    fields: dict[str, Any] = {}
-    for name, package in (("weighting", diffjax.weightings), ("times", diffjax.time_laws)):
-        if name in learnt:
-            defaults = {"sigma_data": its.sigma_data}
-            fields[name] = spec.render(spec.build(learnt.pop(name), package, defaults))
-    if METHOD.value == "progressive":
-        learnt["student_steps"] = steps
-    of_teacher = {"teacher_step": teacher.step, "teacher_sha256": fingerprint(teacher.params)}
-    return RunConfig(
-        experiment="distill",
-        model=its.model,
-        image_shape=its.image_shape,
-        num_classes=its.num_classes,
-        training={**training.identity(), **learnt, **of_teacher},
-        schedule=its.schedule,
-        target=its.target,
-        objective=typing.cast(Objective, METHOD.value),
-        sigma_data=its.sigma_data,
-        learned_variance=its.learned_variance,
-        **fields,
-    )
-
-
-def fingerprint(params: Params) -> str:
-    """SHA-256 of weights: of each leaf's path, shape, type and bytes."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(params)):
-        array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)}{array.shape}{array.dtype}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def frozen(teacher: Trained, params: Params) -> Teacher:
-    """The teacher as it is drawn from: its images kept in [-1, 1].
-
-    Its weights lie on the host: as constants of the compiled step they go to every device.
-    """
-    process = teacher.process.bind(params)
-
-    def of(cond: Cond) -> Denoiser:
-        denoise = process.denoiser(teacher.model.apply, params, cond)
-        return clip_x0(denoise, process.schedule)
-
-    return of
-
-
-def make_loss(
-    config: RunConfig, model: nn.Module, process: Process, teacher: Teacher, steps: int
-) -> LossFn:
-    """What the student learns by; its schedule is the teacher's, and is not learnt further."""
-    conditional, own = config.num_classes is not None, config.training
-    if config.objective == "progressive":
-        weighting = spec.build(config.weighting, diffjax.weightings)
-        return progressive_loss(
-            process, model.apply, teacher, steps, weighting=weighting, conditional=conditional
-        )
-    followed: dict[str, Any] = {}
-    if config.objective == "consistency_distillation":
-        followed = {"teacher": teacher, "solver": spec.build(own["solver"], diffjax.samplers)}
-    return consistency_loss(
-        process,
-        model.apply,
-        own["intervals"],
-        times=spec.build(config.times, diffjax.time_laws),
-        conditional=conditional,
-        **followed,
+    given: dict[str, Any] = {}
+    if INTERVALS.value is not None:
+        given["intervals"] = INTERVALS.value
+    for flag, package in (
+        (WEIGHTING, diffjax.weightings), (TIMES, diffjax.time_laws), (SOLVER, diffjax.samplers)
+    ):  # fmt: skip
+        if flag.value is not None:
+            defaults = {"sigma_data": teacher.sigma_data}
+            given[flag.name] = spec.build(flag.value, package, defaults)
+    return Distillation(
+        model=teacher.model,
+        image_shape=teacher.image_shape,
+        schedule=teacher.schedule,
+        target=teacher.target,
+        condition=teacher.condition,
+        space=teacher.space,
+        autoencoder=teacher.autoencoder,
+        sigma_data=teacher.sigma_data,
+        learned_variance=teacher.learned_variance,
+        teacher=runs.source_of(TEACHER.value, DENOISER),
+        method=typing.cast(Method, METHOD.value),
+        student_steps=steps,
+        **given,
     )
 
 

@@ -9,9 +9,9 @@ Real images are ones that are held out of training.
 
 from absl import flags
 
+from diffjax import runs
 from diffjax.errors import UserError
-from diffjax.trained import load
-from diffjax.training.run import RunFolder
+from diffjax.tasks.denoisers import DenoiserTask
 from experiments.evaluations import assessment, bpd, drawn, held_out, judged, loss, sweep
 from experiments.evaluations.saved import read_saved
 from experiments.flags import devices
@@ -42,19 +42,20 @@ def main() -> None:
     draws = [metric for metric in CHOSEN.value if metric in DRAWN]
     check_flags(draws)
     devices.split_cpu(devices.cores())
-    run, config = RunFolder.open(RUN.value)
-    path = run.path / "evaluation.json"
+    folder, config = runs.open_run(RUN.value)
+    runs.check_kind(RUN.value, config.task, DenoiserTask)
+    path = folder.path / "evaluation.json"
     read_saved(path)  # or it would be found broken when all is done
     told = [metric for metric in CHOSEN.value if metric in HELD_OUT]
     if "bpd" in told:
-        bpd.check(config)
+        bpd.check(config.task)
     real = held_out.of_run(config) if told else None
-    trained = load(RUN.value)
+    run = runs.load(RUN.value, DenoiserTask)
     for metric in draws:
-        DRAWN[metric](trained, path)
+        DRAWN[metric](run, path)
     if real is not None:
         for metric in told:
-            HELD_OUT[metric](trained, real, path)
+            HELD_OUT[metric](run, real, path)
 
 
 def check_flags(draws: list[str]) -> None:

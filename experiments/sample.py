@@ -7,16 +7,20 @@ python -m experiments.sample --run=DIR --task=inpaint --init=PICTURE --mask=left
 
 import pathlib
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from diffjax.files import write_whole
 
 import diffjax.samplers
 import diffjax.spacings
-from diffjax import spec
-from diffjax.display.images import save_film, save_grid, write_whole
+from diffjax import runs, spec
+from diffjax.data.images import to_uint8
+from diffjax.display.images import save_film, save_grid
 from diffjax.errors import UserError
 from diffjax.generate import generate, make_draw, times_of
-from diffjax.trained import load
+from diffjax.tasks.denoisers import DENOISER, DenoiserTask, decoded_film
 from experiments.flags import devices, edits, guiding, specs
 from experiments.start import command
 
@@ -44,39 +48,32 @@ OUT = flags.DEFINE_string("out", None, "the folder to write; by default in RUN/s
 
 def main() -> None:
     devices.split_cpu(devices.cores())
-    trained = load(RUN.value)
-    task = edits.read(trained)
-    num = NUM.value if task is None or NUM.present else task.num
-    chosen = guiding.choose(trained, num, None if task is None else task.classes(num))
+    run = runs.load(RUN.value, DenoiserTask)
+    task, params = run.task, run[DENOISER].params
+    edit = edits.read(run)
+    num = NUM.value if edit is None or NUM.present else edit.num
+    chosen = guiding.choose(task, num, None if edit is None else edit.labels(num))
     sampler = spec.build(edits.sampler_spec(SAMPLER), diffjax.samplers)
-    spacing = specs.spacing_of(SPACING.value, sampler)
-    times = times_of(trained.process, trained.params, spacing, STEPS.value)
-    if task is None:
+    times = times_of(task.process, params, specs.spacing_of(SPACING.value, sampler), STEPS.value)
+    if edit is None:
         networks = {"weak": chosen.weak, "judge": chosen.judge}
-        form = trained.config.image_shape
-        draw = make_draw(trained.model, trained.process, sampler, form, **networks)
-        labels = chosen.labels
+        limit = task.space.limit
+        draw = make_draw(task.model, task.process, sampler, task.shape, limit=limit, **networks)
+        cond = chosen.cond
     else:
-        draw, times = task.draw(trained, sampler, times, num, chosen)
-        labels = np.arange(num)
-    out = _folder()
-    images, film = generate(
-        draw,
-        trained.params,
-        SEED.value,
-        num,
-        BATCH_SIZE.value,
-        times,
-        labels,
-        chosen.guidance,
-    )
+        draw, times = edit.draw(run, sampler, times, num, chosen)
+        cond = jnp.arange(num)
+    out, key = _folder(), jax.random.key(SEED.value)
+    x0, film = generate(draw, params, key, num, BATCH_SIZE.value, times, cond, chosen.guidance)
+    decode = task.decoder(run.components, min(BATCH_SIZE.value, num))
+    images = to_uint8(decode(x0))
     np.savez_compressed(out / "samples.npz", images=images)
-    if task is None:
+    if edit is None:
         save_grid(out / "grid.png", images)
     else:
-        write_whole(out / "grid.png", lambda part: task.sheet(images).save(part, format="PNG"))
-    save_film(out / "trajectory.gif", film)
-    print(f"{num} images of step {trained.step} in {out}" + ("" if task is None else task.told))
+        write_whole(out / "grid.png", lambda part: edit.sheet(images).save(part, format="PNG"))
+    save_film(out / "trajectory.gif", to_uint8(decoded_film(decode, film)))
+    print(f"{num} images of step {run.step} in {out}" + ("" if edit is None else edit.told))
 
 
 def _folder() -> pathlib.Path:

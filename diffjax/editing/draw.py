@@ -11,21 +11,22 @@ from diffjax.guidance.plan import Guidance, guide
 from diffjax.process import Process
 from diffjax.randomness import fold_in
 from diffjax.samplers.base import sample
-from diffjax.typing import Images, Keys, Params
+from diffjax.typing import Cond, Images, Keys, Params
 
 
 def make_edit_draw(
     model: nn.Module,
     process: Process,
     edit: Edit,
-    labels: Int[np.ndarray, "N"] | None = None,
+    cond: Cond = None,
     *,
+    limit: float | None = 1.0,
     weak: nn.Module | None = None,
     judge: nn.Module | None = None,
 ) -> Draw:
-    """As `generate.make_draw`, of N images: a batch is told by their numbers in place of labels.
+    """As `generate.make_draw`, of N samples: a batch is told by their numbers in place of cond.
 
-    edit and labels are of all N, labels the network's condition or None.
+    edit and cond, the network's condition or None, are of all N.
     """
     edit.check(process)
     weak_apply, judge_apply = (None if m is None else m.apply for m in (weak, judge))
@@ -33,14 +34,17 @@ def make_edit_draw(
     def walk(
         params: Params,
         keys: Keys,
-        rows: tuple[Edit, Int[Array, "B"] | None],
+        rows: tuple[Edit, Cond],
         times: Float[Array, "T"],
         guidance: Guidance,
     ) -> tuple[Images, Float[Array, "..."]]:
-        edit, labels = rows
+        edit, cond = rows
         bound = process.bind(params)
         x = edit.start(bound.schedule, fold_in(keys, 0), times[0])
-        denoise = guide(bound, model.apply, params, labels, guidance, weak_apply, judge_apply)
+        denoise = guide(
+            bound, model.apply, params, cond, guidance,
+            limit=limit, weak=weak_apply, judge=judge_apply,
+        )  # fmt: skip
         return sample(
             edit,
             bound.schedule,
@@ -62,7 +66,7 @@ def make_edit_draw(
         guidance: Guidance = UNGUIDED,
     ) -> tuple[Images, Float[Array, "..."]]:
         index = np.asarray(numbers)
-        rows = jax.tree.map(lambda leaf: leaf[index], (edit, labels))
+        rows = jax.tree.map(lambda leaf: leaf[index], (edit, cond))
         return compiled(params, keys, rows, times, guidance)
 
     return draw

@@ -36,12 +36,14 @@ def classifier_guidance(
 
 
 def on_x0(
-    denoise: Denoiser, judge: Callable[[Images], Float[Array, "B"]], limit: float = 1.0
+    denoise: Denoiser, judge: Callable[[Images], Float[Array, "B"]], limit: float | None = 1.0
 ) -> LogProb:
     """log p(y | x0) of a classifier of clean images, asked about the predicted x0.
 
     That stands in for log p(y | x_t), which such a classifier, not trained on noise, does not know
     (the forward guidance of Bansal et al. 2023). It sees x0 clipped to [-limit, limit], as what it
-    learnt from; its gradient costs one pass back through the denoiser.
+    learnt from, where there is a limit; its gradient costs one pass back through the denoiser.
     """
+    if limit is None:
+        return lambda x, t: judge(denoise(x, t).x0)
     return lambda x, t: judge(jnp.clip(denoise(x, t).x0, -limit, limit))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from diffjax.conditions.base import rows_of
 from diffjax.errors import UserError
 from diffjax.guidance.base import Pair, Scale, doubled, guided, in_interval, versus
 from diffjax.guidance.classifier import classifier_guidance, on_x0
@@ -28,7 +29,7 @@ class Away(NamedTuple):
     """
 
     scale: Scale
-    cond: Int[Array, "B"] | None
+    cond: Cond
     params: Params | None = None
     low: Number = 0.0
     high: Number = math.inf
@@ -60,8 +61,7 @@ class Guidance(NamedTuple):
 
         away, judged = self.away, self.judged
         if away is not None:
-            cond = None if away.cond is None else away.cond[index]
-            away = away._replace(scale=_rows(away.scale, index), cond=cond)
+            away = away._replace(scale=_rows(away.scale, index), cond=rows_of(away.cond, index))
         if judged is not None:
             scale = _rows(judged.scale, index)
             judged = judged._replace(scale=scale, labels=judged.labels[index])
@@ -92,13 +92,15 @@ def guide(
     params: Params,
     cond: Cond,
     guidance: Guidance,
+    *,
+    limit: float | None = 1.0,
     weak: Apply | None = None,
     judge: Apply | None = None,
 ) -> Denoiser:
-    """The network's denoiser under `guidance`, x0 kept in [-1, 1].
+    """The network's denoiser under `guidance`, x0 kept in [-limit, limit] where there is a limit.
 
     `weak` is the network of guidance.away.params, by default `apply`; `judge` is that of
-    guidance.judged.params.
+    guidance.judged.params. Raises UserError for thresholds without a limit.
     """
     schedule = process.schedule
     denoise = process.denoiser(apply, params, cond)
@@ -111,11 +113,18 @@ def guide(
     if (judged := guidance.judged) is not None:
         if judge is None:
             raise UserError("guidance by a judge needs its network: pass judge=")
-        log_prob = on_x0(denoise, log_prob_of(judge, judged.params, judged.labels))
+        log_prob = on_x0(denoise, log_prob_of(judge, judged.params, judged.labels), limit)
         denoise = classifier_guidance(denoise, schedule, log_prob, judged.scale)
+    if limit is None:
+        if guidance.percentile is not None:
+            raise UserError(
+                "dynamic thresholding scales x0 to its bound, and latents have none: leave it out",
+                option="dynamic_threshold",
+            )
+        return denoise
     if guidance.percentile is not None:
-        return dynamic_threshold(denoise, schedule, jnp.asarray(guidance.percentile))
-    return clip_x0(denoise, schedule)
+        return dynamic_threshold(denoise, schedule, jnp.asarray(guidance.percentile), limit)
+    return clip_x0(denoise, schedule, limit)
 
 
 def _away(pair: Pair, schedule: Schedule, away: Away) -> Denoiser:

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from diffjax.conditions.base import rows_of
 from diffjax.likelihood.bounds import Bound, continuous_bound, discrete_bound, log_snr_times
 from diffjax.likelihood.flow import uniform_nll
 from diffjax.process import Process
 from diffjax.randomness import fold_in, sample_keys
-from diffjax.typing import Apply, Images, Keys, Params
+from diffjax.typing import Apply, Cond, Images, Keys, Params
 from diffjax.variational_terms import levels_nll
 
 REPEATS = 2  # independent values of an image, whose spread is what chance leaves of it
@@ -66,10 +67,10 @@ def bits_per_dim(nats: Float[Array, "..."], dims: int) -> Float[Array, "..."]:
 
 
 def make_measure(apply: Apply, process: Process, params: Params, effort: Effort) -> Measure:
-    """A compiled (images, labels, seed, batch_size[, progress]) -> bits/dim by name.
+    """A compiled (images, cond, seed, batch_size[, progress]) -> bits/dim by name.
 
     Names are `discrete total`, its terms `discrete prior` and so on, those of `continuous`, and
-    `flow`. Images have 256 levels in [-1, 1]; labels are the network's condition, or None. The
+    `flow`. Images have 256 levels in [-1, 1]; cond is the network's condition, or None. The
     first time is 1 / T, below which a network has seen nothing. Values do not depend on the batch
     size; the last batch is filled up, so that all have one shape and compile once. `progress` wraps
     the list of what is computed one after the other.
@@ -78,7 +79,7 @@ def make_measure(apply: Apply, process: Process, params: Params, effort: Effort)
 
     def measure(
         images: Float[np.ndarray, "N H W C"],
-        labels: Int[np.ndarray, "N"] | None,
+        cond: Cond,
         seed: int,
         batch_size: int,
         progress: Callable[[list[Any]], Iterable[Any]] = iter,
@@ -90,8 +91,7 @@ def make_measure(apply: Apply, process: Process, params: Params, effort: Effort)
         ):
             rows = np.arange(first, first + batch_size) % count
             keys = fold_in(sample_keys(jax.random.key(seed), first, batch_size), repeat)
-            chosen = None if labels is None else jnp.asarray(labels[rows])
-            found = compiled[name](params, keys, jnp.asarray(images[rows]), chosen)
+            found = compiled[name](params, keys, jnp.asarray(images[rows]), rows_of(cond, rows))
             for term, nats in _named(name, found).items():
                 bits = np.asarray(bits_per_dim(nats, images[0].size))
                 parts.setdefault((term, repeat), []).append(bits)
@@ -103,22 +103,22 @@ def make_measure(apply: Apply, process: Process, params: Params, effort: Effort)
 
 
 def _compiled(apply: Apply, process: Process, effort: Effort) -> dict[str, Callable[..., Any]]:
-    """By name, (params, keys, images, labels) -> nats: a Bound, or those of the flow."""
+    """By name, (params, keys, images, cond) -> nats: a Bound, or those of the flow."""
     first = 1 / process.schedule.steps
     times = jnp.asarray(log_snr_times(process.schedule, first, 2 * effort.ode_steps + 1))
 
-    def discrete(params: Params, keys: Keys, x0: Images, labels: Any) -> Bound:
-        denoise = process.denoiser(apply, params, labels)
+    def discrete(params: Params, keys: Keys, x0: Images, cond: Cond) -> Bound:
+        denoise = process.denoiser(apply, params, cond)
         size = {"steps": effort.steps, "draws": effort.draws}
         return discrete_bound(process.schedule, denoise, keys, x0, levels_nll, **size)
 
-    def continuous(params: Params, keys: Keys, x0: Images, labels: Any) -> Bound:
-        denoise = process.denoiser(apply, params, labels)
+    def continuous(params: Params, keys: Keys, x0: Images, cond: Cond) -> Bound:
+        denoise = process.denoiser(apply, params, cond)
         options = (process.schedule, denoise, keys, x0, levels_nll, times)
         return continuous_bound(*options, draws=effort.draws)
 
-    def flow(params: Params, keys: Keys, x0: Images, labels: Any) -> Float[Array, "B"]:
-        denoise = process.denoiser(apply, params, labels)
+    def flow(params: Params, keys: Keys, x0: Images, cond: Cond) -> Float[Array, "B"]:
+        denoise = process.denoiser(apply, params, cond)
         options = (process.schedule, denoise, keys, x0, times)
         return uniform_nll(*options, probes=effort.probes).mean(axis=0)
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Literal
 
 import einops
 import jax
@@ -11,7 +11,12 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float, Int
 
+from diffjax.conditions.base import Condition, Mask
+from diffjax.conditions.none import Unconditional
+from diffjax.conditions.one_hot import OneHot
+from diffjax.conditions.vector import Vector
 from diffjax.errors import UserError
+from diffjax.models.backbone import Backbone, check_mask
 from diffjax.models.batch_norm import BatchNorm, RunningStatistics
 from diffjax.models.layers import (
     ACTIVATIONS,
@@ -35,7 +40,7 @@ Norm = Literal["group", "batch", "layer", "instance", "none"]
 Activation = Literal["gelu", "silu", "relu"]
 Pooling = Literal["rearrange", "max", "strided", "average"]
 TimeEmbedding = Literal["none", "sinusoidal", "fourier", "raw"]
-Condition = Int[Array, "B"] | Float[Array, "B K"]
+Cond = Int[Array, "B"] | Float[Array, "B K"]
 TIME_FEATURES = 8
 LEVELS = 2  # how often images are halved
 
@@ -133,7 +138,7 @@ class EmbedBlock(nn.Module):
         return Dense(self.channels, name="linear_2")(h)[:, None, None]
 
 
-class CourseUNet(RunningStatistics):
+class CourseUNet(RunningStatistics, Backbone):
     """Images, a time and a condition to an image-shaped output, through a dense bottleneck.
 
     | notebook | specification | images | parameters |
@@ -179,15 +184,22 @@ class CourseUNet(RunningStatistics):
     num_class_embeds: int | None = None
     cond_dim: int | None = None
 
-    one_hot: ClassVar[bool] = True  # classes may come as one-hot numbers, no class as zeros
-
     def __post_init__(self) -> None:
         _check(self)
         super().__post_init__()
 
+    @nn.nowrap
+    def takes(self, drop: float = 0.0, mask: Mask = "sample") -> Condition:
+        check_mask(mask, drop, self.num_class_embeds)
+        if self.num_class_embeds is not None:
+            return OneHot(self.num_class_embeds, mask, drop=drop)
+        if self.cond_dim is not None:
+            return Vector(self.cond_dim, mask, drop=drop)
+        return Unconditional(drop=drop)
+
     @nn.compact
     def __call__(
-        self, x: Images, t: Times | None = None, cond: Condition | None = None, *,
+        self, x: Images, t: Times | None = None, cond: Cond | None = None, *,
         train: bool = False,
     ) -> Float[Array, "B H W D"]:  # fmt: skip
         """The network's output for images `x` at time(s) `t` in 0 ... T - 1.
@@ -232,11 +244,11 @@ class CourseUNet(RunningStatistics):
             case "sinusoidal":
                 scaled = t / self.time_scale
                 return sinusoids(scaled, TIME_FEATURES, shift=1, cos_first=False)
-            case "fourier":  # counted from 1, or it would have no logarithm
+            case "fourier":  # counted from 1, also before the first step: 0 has no logarithm
                 fourier = FourierFeatures(TIME_FEATURES // 2, name="time_proj")
-                return fourier((t + 1) / self.time_scale)
+                return fourier((jnp.maximum(t, 0) + 1) / self.time_scale)
 
-    def _numbers(self, cond: Condition | None) -> Float[Array, "B K"] | None:
+    def _numbers(self, cond: Cond | None) -> Float[Array, "B K"] | None:
         """The condition as numbers: labels as one-hot ones, the label of no class as zeros."""
         if cond is None or cond.ndim > 1:
             return cond
@@ -288,7 +300,7 @@ def _check_groups(net: CourseUNet) -> None:
                 )
 
 
-def _check_input(net: CourseUNet, x: Images, t: Times | None, cond: Condition | None) -> None:
+def _check_input(net: CourseUNet, x: Images, t: Times | None, cond: Cond | None) -> None:
     """Refuses images of another kind, and a time or condition that is missing or has no place."""
     height, width, channels = x.shape[1:]
     if channels != net.in_channels:

@@ -10,7 +10,12 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float, Num
 
+from diffjax.conditions.base import Condition, Mask
+from diffjax.conditions.label import Label
+from diffjax.conditions.none import Unconditional
+from diffjax.conditions.vector import Vector
 from diffjax.errors import UserError
+from diffjax.models.backbone import Backbone, check_mask
 from diffjax.models.layers import (
     ACTIVATIONS,
     Attention,
@@ -32,7 +37,7 @@ from diffjax.models.unet_blocks import (
     Part,
     UpBlock,
 )
-from diffjax.typing import Images, Times
+from diffjax.typing import Images, TimeInput, Times
 
 __all__ = ["UNet"]
 
@@ -80,7 +85,7 @@ PLAIN = Kind()
 SKIP_SCALE = 2**0.5  # keeps the variance of a sum of two (Song et al. 2021, sec. 4.1)
 
 
-class UNet(nn.Module):
+class UNet(Backbone):
     """Noisy images and a time to an image-shaped output (Ho et al. 2020, app. B; ADM; NCSN++).
 
     Fields are those of diffusers' UNet2DModel, defaults included. `attention_head_dim` None means
@@ -131,17 +136,17 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Images, t: Times, class_labels: Labels | None = None, *, train: bool = False
+        self, x: Images, t: Times, cond: Labels | None = None, *, train: bool = False
     ) -> Float[Array, "B H W D"]:
         """The network's output for images `x` at time(s) `t` in 0..999, dropout only in training.
 
-        With time_embedding_type "fourier" `t` is a noise level, above 0. `class_labels` are
-        integers below num_class_embeds (others give NaN), times for class_embed_type "timestep",
-        or embeddings for "identity". Raises UserError for images or labels that do not fit.
+        With time_embedding_type "fourier" `t` is a noise level, above 0. `cond` are labels below
+        num_class_embeds (others give NaN), times for class_embed_type "timestep", or embeddings for
+        "identity". Raises UserError for images or a condition that does not fit.
         """
-        _check_input(self, x, class_labels)
+        _check_input(self, x, cond)
         t = jnp.atleast_1d(t).astype(jnp.float32)
-        emb = ACTIVATIONS[self.act_fn.lower()](self._embed(t, class_labels))
+        emb = ACTIVATIONS[self.act_fn.lower()](self._embed(t, cond))
         parts = self._parts(train)
         image = x = (2 * x - 1 if self.center_input_sample else x).astype(self.compute_dtype)
         x = Conv3x3(self.block_out_channels[0], dtype=self.compute_dtype, name="conv_in")(x)
@@ -165,6 +170,36 @@ class UNet(nn.Module):
         if drawn is not None:
             x = x + drawn
         return x / t[:, None, None, None] if self.time_embedding_type == "fourier" else x
+
+    @property
+    def time_input(self) -> TimeInput:
+        return "sigma" if self.time_embedding_type == "fourier" else "index"
+
+    @property
+    def time_rows(self) -> int | None:
+        return self.num_train_timesteps if self.time_embedding_type == "learned" else None
+
+    @nn.nowrap
+    def takes(self, drop: float = 0.0, mask: Mask = "sample") -> Condition:
+        check_mask(mask, drop, None)
+        if self.num_class_embeds is not None:
+            return Label(self.num_class_embeds, drop=drop)
+        match self.class_embed_type:
+            case "identity":
+                return Vector(_embedding_width(self), drop=drop)
+            case "timestep":
+                raise UserError(
+                    "unet(class_embed_type='timestep') takes a second time, which no data has: "
+                    "choose num_class_embeds"
+                )
+        return Unconditional(drop=drop)
+
+    @nn.nowrap
+    def conditioned_on(self, condition: Condition) -> "UNet":
+        if not isinstance(condition, Label):
+            return self
+        rows: int = condition.embeddings
+        return self.clone(num_class_embeds=rows)
 
     @property
     def compute_dtype(self) -> str:
@@ -222,7 +257,11 @@ class UNet(nn.Module):
             case "learned":
                 rows = self.num_train_timesteps or 0  # above 0, checked when built
                 table = nn.Embed(rows, width, name="time_proj")
-                return lambda t: _look_up(table, jnp.round(t).astype(jnp.int32))
+                # Before the first step, from index -1 at t = 0, its row serves.
+                first = partial(jnp.maximum, 0)
+                return lambda t: _look_up(
+                    table, jnp.round(jnp.where(t < -1, t, first(t))).astype(jnp.int32)
+                )
         cos_first = self.flip_sin_to_cos
         return partial(sinusoids, width=width, shift=self.freq_shift, cos_first=cos_first)
 
@@ -440,12 +479,10 @@ def _check_input(net: UNet, x: Images, labels: Labels | None) -> None:
         )
     takes_labels = net.class_embed_type is not None or net.num_class_embeds is not None
     if takes_labels and labels is None:
-        raise UserError("this U-Net is conditioned on classes: give class_labels")
+        raise UserError("this U-Net is conditioned on classes: give cond")
     if labels is not None and not takes_labels:
-        raise UserError("this U-Net knows no classes: set num_class_embeds or give no class_labels")
+        raise UserError("this U-Net takes no condition: set num_class_embeds or give no cond")
     if labels is not None:
         shape = (_embedding_width(net),) if net.class_embed_type == "identity" else ()
         if labels.shape[1:] != shape:
-            raise UserError(
-                f"class_labels have shape {labels.shape}: this U-Net takes {(len(x), *shape)}"
-            )
+            raise UserError(f"cond has shape {labels.shape}: this U-Net takes {(len(x), *shape)}")

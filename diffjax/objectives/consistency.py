@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
+from diffjax.conditions.base import Condition
+from diffjax.conditions.none import Unconditional
 from diffjax.errors import UserError
 from diffjax.objectives import dropout
 from diffjax.objectives.teacher import Teacher, follow
@@ -34,15 +36,15 @@ def consistency_loss(
     solver: Sampler = DDIM(),  # noqa: B008 - frozen
     times: TimeLaw = IMPROVED,
     huber: float = HUBER,
-    conditional: bool = False,
+    condition: Condition = Unconditional(),  # noqa: B008 - frozen
 ) -> Callable[[Params, Keys, Mapping[str, Array]], tuple[Float[Array, ""], dict[str, Array]]]:
     """How far f(x_t, t) lies from f(x_s, s), t and s being neighbours on a grid of `intervals`.
 
     x_s is where a step of `solver` on the teacher's flow leads from x_t (consistency distillation,
     Song et al. 2023, algorithm 2), or, without a teacher, of the same x0 and eps as x_t
     (consistency training, algorithm 3). f(x_s, s) is the student's own, held constant. `times` says
-    how likely each interval is; the grid is fixed. The batch holds `image` in [-1, 1], and `label`
-    where `conditional`.
+    how likely each interval is; the grid is fixed. The batch holds `image`, x0, and
+    what the condition reads.
 
     Raises UserError for a process that is not consistent, a solver that draws noise or wants other
     times than even ones, and more or fewer intervals than the schedule's steps have.
@@ -71,7 +73,7 @@ def consistency_loss(
         upper = jnp.clip(jnp.searchsorted(visited, drawn), 1, intervals)
         t, s = visited[upper], visited[upper - 1]
         eps = normal(noise_keys, x0.shape[1:])
-        cond = batch["label"] if conditional else None
+        cond = condition.of_batch(batch)
         x_t = process.q_sample(x0, eps, t)
         if teacher is None:
             x_s = process.q_sample(x0, eps, s)

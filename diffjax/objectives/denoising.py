@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from diffjax.conditions.base import Condition
+from diffjax.conditions.none import Unconditional
 from diffjax.errors import UserError
-from diffjax.objectives.noising import Loss, Noised, Noising
+from diffjax.objectives.noising import LossFn, Noised, Noising
 from diffjax.process import Process, expand
 from diffjax.time_laws.base import TimeLaw
 from diffjax.time_laws.grid import Grid
@@ -20,19 +22,18 @@ def denoising_loss(
     process: Process,
     apply: Apply,
     *,
-    num_classes: int | None = None,
-    weighting: Weighting = Simple(),  # noqa: B008 frozen, as the next
+    condition: Condition = Unconditional(),  # noqa: B008 frozen, as the next
+    weighting: Weighting = Simple(),  # noqa: B008
     times: TimeLaw = Grid(),  # noqa: B008
     offset_noise: float = 0.0,
     huber: float = 0.0,
-    cond_drop: float = 0.0,
-) -> Loss:
+) -> LossFn:
     """The weighted squared error of the process's own target; as it is, Ho et al.'s (2020, eq. 14).
 
     With a flow, target velocity and logit_normal times it is flow matching (Esser et al. 2024).
     huber=c makes the error pseudo-Huber, 2 c (sqrt(error² + c²) - c) a pixel: squared far below c
-    and 2 c |error| far above. num_classes, offset_noise and cond_drop are Noising's. The batch
-    holds `image` in [-1, 1], and `label` where there are classes.
+    and 2 c |error| far above. condition and offset_noise are Noising's. The batch holds `image`,
+    x0, and what the condition reads.
 
     Raises UserError for what is out of range, and for a process whose variance is learnt.
     """
@@ -43,7 +44,7 @@ def denoising_loss(
         )
     check_schedule(process, "denoising")
     check_huber(huber)
-    noising = Noising(process, apply, times, num_classes, offset_noise, cond_drop)
+    noising = Noising(process, apply, times, condition, offset_noise)
 
     def loss_fn(
         params: Params, keys: Keys, batch: Mapping[str, Array]
@@ -67,13 +68,13 @@ def weighted_error(
 
 
 def target_error(
-    process: Process, apply: Apply, num_classes: int | None
+    process: Process, apply: Apply, condition: Condition
 ) -> Callable[[Params, Keys, Mapping[str, Array]], Float[Array, "B"]]:
     """The mean squared error of the process's own target, a sample, at a time drawn from the grid.
 
-    Nothing is dropped or weighted: what training would minimise, of images that it has not seen.
+    Nothing is hidden or weighted: what training would minimise, of images that it has not seen.
     """
-    noising = Noising(process, apply, Grid(), num_classes, train=False)
+    noising = Noising(process, apply, Grid(), condition, train=False)
 
     def error(params: Params, keys: Keys, batch: Mapping[str, Array]) -> Float[Array, "B"]:
         noised = noising(params, keys, batch)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from diffjax.conditions.base import Condition
+from diffjax.conditions.none import Unconditional
 from diffjax.errors import UserError
 from diffjax.objectives import dropout
 from diffjax.objectives.teacher import Teacher, follow
@@ -26,12 +28,12 @@ def progressive_loss(
     steps: int,
     *,
     weighting: Weighting = TruncatedSNR(),  # noqa: B008 - frozen
-    conditional: bool = False,
+    condition: Condition = Unconditional(),  # noqa: B008 - frozen
 ) -> Callable[[Params, Keys, Mapping[str, Array]], tuple[Float[Array, ""], dict[str, Array]]]:
     """The loss of a student of `steps` DDIM steps, its teacher's being twice as many.
 
-    That is Salimans & Ho 2022, algorithm 2. The batch holds `image` in [-1, 1], and `label` where
-    `conditional`. Raises UserError unless steps is 1 to half the schedule's.
+    That is Salimans & Ho 2022, algorithm 2. The batch holds `image`, x0, and what the
+    condition reads. Raises UserError unless steps is 1 to half the schedule's.
     """
     most = process.schedule.steps // 2
     if not 1 <= steps <= most:
@@ -47,7 +49,7 @@ def progressive_loss(
         index = jax.vmap(lambda key: jax.random.randint(key, (), 1, steps + 1))(time_keys)
         t = index / steps
         x = process.q_sample(x0, normal(noise_keys, x0.shape[1:]), t)
-        cond = batch["label"] if conditional else None
+        cond = condition.of_batch(batch)
         goal = two_steps(process.schedule, teacher, cond, keys, x, index, steps)
         with dropout.by_sample(drop_keys):
             student = process.denoiser(functools.partial(apply, train=True), params, cond)

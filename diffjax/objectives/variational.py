@@ -6,8 +6,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from diffjax.conditions.base import Condition
+from diffjax.conditions.none import Unconditional
 from diffjax.errors import UserError
-from diffjax.objectives.denoising import Loss, check_huber, check_schedule, weighted_error
+from diffjax.objectives.denoising import LossFn, check_huber, check_schedule, weighted_error
 from diffjax.objectives.noising import Noised, Noising
 from diffjax.process import Process, expand
 from diffjax.randomness import fold_in, normal
@@ -27,10 +29,9 @@ def vlb_loss(
     process: Process,
     apply: Apply,
     *,
-    num_classes: int | None = None,
-    times: TimeLaw = Grid(),  # noqa: B008 frozen
-    cond_drop: float = 0.0,
-) -> Loss:
+    condition: Condition = Unconditional(),  # noqa: B008 frozen, as the next
+    times: TimeLaw = Grid(),  # noqa: B008
+) -> LossFn:
     """The bound on -log p(8-bit image), T times a drawn term of it (Ho et al. 2020, eq. 5).
 
     Steps have the posterior's variance, or the one that the process learns. Options as in
@@ -38,7 +39,7 @@ def vlb_loss(
     """
     check_schedule(process, "vlb")
     _check_fair(times, "vlb")
-    noising = Noising(process, apply, times, num_classes, cond_drop=cond_drop, on_grid=True)
+    noising = Noising(process, apply, times, condition, on_grid=True)
 
     def loss_fn(
         params: Params, keys: Keys, batch: Mapping[str, Array]
@@ -55,12 +56,11 @@ def hybrid_loss(
     process: Process,
     apply: Apply,
     *,
-    num_classes: int | None = None,
-    weighting: Weighting = Simple(),  # noqa: B008 frozen, as the next
+    condition: Condition = Unconditional(),  # noqa: B008 frozen, as the next
+    weighting: Weighting = Simple(),  # noqa: B008
     times: TimeLaw = Grid(),  # noqa: B008
     huber: float = 0.0,
-    cond_drop: float = 0.0,
-) -> Loss:
+) -> LossFn:
     """The denoising loss and a thousandth of the bound, which teaches the variance alone.
 
     That is L_hybrid (Nichol & Dhariwal 2021, eq. 16). Options as in denoising_loss. Raises
@@ -74,7 +74,7 @@ def hybrid_loss(
     check_schedule(process, "hybrid")
     check_huber(huber)
     _check_fair(times, "hybrid")
-    noising = Noising(process, apply, times, num_classes, cond_drop=cond_drop, on_grid=True)
+    noising = Noising(process, apply, times, condition, on_grid=True)
 
     def loss_fn(
         params: Params, keys: Keys, batch: Mapping[str, Array]
@@ -94,10 +94,9 @@ def continuous_vlb_loss(
     process: Process,
     apply: Apply,
     *,
-    num_classes: int | None = None,
-    times: TimeLaw = Uniform(),  # noqa: B008 frozen
-    cond_drop: float = 0.0,
-) -> Loss:
+    condition: Condition = Unconditional(),  # noqa: B008 frozen, as the next
+    times: TimeLaw = Uniform(),  # noqa: B008
+) -> LossFn:
     """The bound with infinitely many steps down to t = 1/T (Kingma et al. 2021, section 4).
 
     -1/2 d log_snr/dt |eps - predicted eps|², the prior, and the image's own value of 256 told from
@@ -116,7 +115,7 @@ def continuous_vlb_loss(
             "the continuous_vlb loss has no variance to learn: choose loss hybrid or vlb, "
             "or a process without learned_variance"
         )
-    noising = Noising(process, apply, times, num_classes, cond_drop=cond_drop)
+    noising = Noising(process, apply, times, condition)
 
     def loss_fn(
         params: Params, keys: Keys, batch: Mapping[str, Array]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
@@ -18,17 +19,20 @@ from tqdm import tqdm
 
 import diffjax.samplers
 import diffjax.spacings
-from diffjax import spec
+from diffjax import runs, spec
 from diffjax.data import images
 from diffjax.errors import UserError
 from diffjax.generate import Draw, generate, make_draw, times_of
 from diffjax.metrics.frechet import frechet_distance
 from diffjax.metrics.judge import make_judge
+from diffjax.runs import Run
 from diffjax.samplers.base import Sampler
 from diffjax.samplers.ddpm import DDPM
 from diffjax.spacings.base import Spacing
-from diffjax.trained import Judge, Trained, check_fit, load, load_judge
+from diffjax.tasks.classifier import CLASSIFIER, Classification
+from diffjax.tasks.denoisers import DENOISER, DenoiserTask
 from experiments.flags import devices, specs
+from experiments.flags.judges import load_judge
 from experiments.measurements import measuring
 
 flags.adopt_module_key_flags(devices)
@@ -67,14 +71,14 @@ class Row(NamedTuple):
 
 def main() -> None:
     devices.split_cpu(devices.cores())
-    trained, judge = load(RUN.value), load_judge(JUDGE.value)
-    check_fit(trained, judge)
+    run = runs.load(RUN.value, DenoiserTask)
+    judge = load_judge(JUDGE.value, run.task)
     out = pathlib.Path(OUT.value or pathlib.Path(RUN.value) / "benchmark")
     out.mkdir(parents=True, exist_ok=True)  # before what takes minutes
-    rows, floor = measure(trained, judge)
+    rows, floor = measure(run, judge)
     values = {
         "num": NUM.value,
-        "step": trained.step,
+        "step": run.step,
         "reference": f"ddpm, {REFERENCE_STEPS.value} steps",
         "floor": floor,
         "spacing": SPACING.value,
@@ -83,33 +87,34 @@ def main() -> None:
     }
     measuring.save(out, "samplers", values, plot(rows, floor))
     print(table(rows, floor))
-    print(f"{NUM.value} images of step {trained.step} each, in {out}")
+    print(f"{NUM.value} images of step {run.step} each, in {out}")
 
 
-def measure(trained: Trained, judge: Judge) -> tuple[list[Row], float]:
+def measure(run: Run[DenoiserTask], judge: Run[Classification]) -> tuple[list[Row], float]:
     """All rows, and the distance of two references, which is the least there is to see."""
-    look = make_judge(judge.model.apply, BATCH_SIZE.value)
-    samplers = chosen(trained)
+    task, params = run.task, run[DENOISER].params
+    look = make_judge(judge.task.model.apply, BATCH_SIZE.value)
+    samplers = chosen(task)
     work = 2 * REFERENCE_STEPS.value + len(samplers) * sum(NFE.value)
     with tqdm(total=work * NUM.value, unit="nfe", unit_scale=True, disable=None) as bar:
 
         def features(
             sampler: Sampler, draw: Draw, spacing: Spacing, steps: int, most: int, seed: int
         ) -> Any:
-            times = times_of(trained.process, trained.params, spacing, steps, most)
-            drawn, seconds = timed(trained, draw, times, seed)
+            times = times_of(task.process, params, spacing, steps, most)
+            drawn, seconds = timed(run, draw, times, seed)
             bar.update(sampler.nfe(steps) * NUM.value)
-            return look(judge.params, images.scaled(drawn)).features, seconds
+            return look(judge[CLASSIFIER].params, images.scaled(drawn)).features, seconds
 
         ancestral, most = DDPM(), REFERENCE_STEPS.value
-        draw = make_draw(trained.model, trained.process, ancestral, trained.config.image_shape)
+        draw = drawing(task, ancestral)
         reference, other = (
             features(ancestral, draw, ancestral.spacing, most, most, SEED.value + i)[0]
             for i in (0, 1)
         )
         rows = []
         for name, sampler in samplers.items():
-            draw = make_draw(trained.model, trained.process, sampler, trained.config.image_shape)
+            draw = drawing(task, sampler)
             spacing, most = specs.spacing_of(SPACING.value, sampler), max(NFE.value)
             for nfe, steps in affordable(sampler):
                 seen, seconds = features(sampler, draw, spacing, steps, most, SEED.value + 2)
@@ -118,7 +123,12 @@ def measure(trained: Trained, judge: Judge) -> tuple[list[Row], float]:
     return rows, frechet_distance(other, reference)
 
 
-def chosen(trained: Trained) -> dict[str, Sampler]:
+def drawing(task: DenoiserTask, sampler: Sampler) -> Draw:
+    """The task's network drawn from by a sampler."""
+    return make_draw(task.model, task.process, sampler, task.shape, limit=task.space.limit)
+
+
+def chosen(task: DenoiserTask) -> dict[str, Sampler]:
     """The samplers that are asked for, or every one that can serve the run with its defaults.
 
     Raises UserError for one asked for that cannot.
@@ -128,7 +138,7 @@ def chosen(trained: Trained) -> dict[str, Sampler]:
     for text in wanted:
         sampler = spec.build(text, diffjax.samplers)
         try:
-            sampler.check(trained.process)
+            sampler.check(task.process)
         except UserError:
             if SAMPLER.value:
                 raise
@@ -146,15 +156,17 @@ def affordable(sampler: Sampler) -> Iterator[tuple[int, int]]:
 
 
 def timed(
-    trained: Trained, draw: Draw, times: Float[Array, "T"], seed: int
+    run: Run[DenoiserTask], draw: Draw, times: Float[Array, "T"], seed: int
 ) -> tuple[UInt8[np.ndarray, "N H W C"], float]:
     """Drawn images, and the seconds that they took once the program was compiled."""
-    classes = trained.config.num_classes
-    labels = None if classes is None else np.arange(NUM.value) % classes
+    params, condition = run[DENOISER].params, run.task.condition
     batch = min(BATCH_SIZE.value, NUM.value)
+    decode = run.task.decoder(run.components, batch)
 
     def drawn(count: int, times: Float[Array, "T"]) -> UInt8[np.ndarray, "N H W C"]:
-        return generate(draw, trained.params, seed, count, batch, times, labels)[0]
+        cond, key = condition.asked(None, count), jax.random.key(seed)
+        x0, _ = generate(draw, params, key, count, batch, times, cond)
+        return images.to_uint8(decode(x0))
 
     drawn(batch, jnp.zeros_like(times))  # compiles, and takes no step
     start = time.perf_counter()

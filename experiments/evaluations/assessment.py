@@ -10,7 +10,8 @@ import diffjax.data
 from diffjax.display.images import save_grid
 from diffjax.errors import UserError
 from diffjax.metrics.intervals import wilson
-from diffjax.trained import Trained
+from diffjax.runs import Run
+from diffjax.tasks.denoisers import DenoiserTask
 from experiments.evaluations import drawn
 from experiments.evaluations.held_out import BATCH_SIZE
 from experiments.evaluations.judged import TITLES
@@ -21,14 +22,14 @@ JUDGE_ASKED = 0.99  # the judge's own accuracy on held-out images, by the course
 WRONG = 25  # shown, of those that the judge takes for another class
 
 
-def assess(trained: Trained, path: pathlib.Path) -> None:
+def assess(run: Run[DenoiserTask], path: pathlib.Path) -> None:
     """Draws, asks the judge, saves and prints.
 
     Raises UserError for a run without classes, and a judge that is no judge of them.
     """
     scale = drawn.one_scale()
-    drawing = drawn.Drawing(trained, guided=scale != 1)
-    bench = drawn.set_up(trained)
+    drawing = drawn.Drawing(run, guided=scale != 1)
+    bench = drawn.set_up(run)
     labels = drawing.labels(bench.num)
     if labels is None:
         raise UserError(
@@ -40,7 +41,7 @@ def assess(trained: Trained, path: pathlib.Path) -> None:
     seen = bench.see(images, labels)
     right = seen.logits.argmax(1) == labels
     found = {
-        **bench.about(trained),
+        **bench.about(run),
         **bench.compare(seen),
         "guidance_scale": scale,
         "judge_accuracy": accuracy,
@@ -51,7 +52,7 @@ def assess(trained: Trained, path: pathlib.Path) -> None:
     }
     save(path, {"assessment": found})
     print(text(found, bench.num))
-    print(f"{bench.num} images of step {trained.step}, in {path}{show_wrong(path, images, right)}")
+    print(f"{bench.num} images of step {run.step}, in {path}{show_wrong(path, images, right)}")
 
 
 def accuracy_of(bench: drawn.Bench) -> float:

@@ -9,11 +9,13 @@ from typing import Any
 import tqdm
 from absl import flags
 
+from diffjax.data.iterate import Batch
 from diffjax.errors import UserError
 from diffjax.likelihood.measure import Effort, Estimate, estimate, make_measure
-from diffjax.trained import Trained
-from diffjax.training.run import RunConfig
-from experiments.evaluations.held_out import BATCH_SIZE, SEED, Real
+from diffjax.runs import Run
+from diffjax.tasks.denoisers import DENOISER, DenoiserTask
+from diffjax.tasks.distillation import Distillation
+from experiments.evaluations.held_out import BATCH_SIZE, SEED
 from experiments.evaluations.saved import save
 
 BPD_STEPS = flags.DEFINE_integer(
@@ -31,33 +33,36 @@ PROBES = flags.DEFINE_integer(
 OWN = (BPD_STEPS, BPD_DRAWS, ODE_STEPS, PROBES)
 
 
-def check(config: RunConfig) -> None:
-    """Raises UserError for a run whose network has no likelihood."""
-    if config.consistent:
+def check(task: DenoiserTask) -> None:
+    """Raises UserError for a run whose network has no likelihood of images."""
+    if not task.space.limit:
+        raise UserError("bpd is of images, and this run knows latents: it has none to tell")
+    if isinstance(task, Distillation) and task.consistent:
         raise UserError(
-            f"bpd has no meaning for a student of {config.objective}, which tells where noise "
+            f"bpd has no meaning for a student of {task.method}, which tells where noise "
             "ends up, not what image to expect in it: measure its teacher"
         )
 
 
-def tell_bits(trained: Trained, real: Real, path: pathlib.Path) -> None:
+def tell_bits(run: Run[DenoiserTask], real: Batch, path: pathlib.Path) -> None:
     """Computes the images' bits/dim, saves and prints them."""
-    steps = BPD_STEPS.value or trained.process.schedule.steps
+    steps = BPD_STEPS.value or run.task.process.schedule.steps
     effort = Effort(steps, BPD_DRAWS.value, ODE_STEPS.value, PROBES.value)
-    tell = make_measure(trained.model.apply, trained.process, trained.params, effort)
+    denoiser, cond = run[DENOISER], run.task.condition.of_batch(real)
+    tell = make_measure(denoiser.model.apply, run.task.process, denoiser.params, effort)
 
     def progress(work: list[Any]) -> Iterable[Any]:
         return tqdm.tqdm(work, "bits/dim", file=sys.stderr, disable=None, leave=False)
 
-    values = tell(real.images, real.labels, SEED.value, BATCH_SIZE.value, progress)
+    values = tell(real["image"], cond, SEED.value, BATCH_SIZE.value, progress)
     found = {name: estimate(bits) for name, bits in values.items()}
     said = {name: value._asdict() for name, value in found.items()}
-    num = len(real.images)
-    about = {"num": num, "step": trained.step, "seed": SEED.value, **dataclasses.asdict(effort)}
+    num = len(real["image"])
+    about = {"num": num, "step": run.step, "seed": SEED.value, **dataclasses.asdict(effort)}
     save(path, {"bpd": {**about, **said}})
     for row in bits_table(found, steps):
         print("{:<36}{:>10}{:>10}{:>14}".format(*row))
-    print(f"{num} held-out images, step {trained.step}, in {path}")
+    print(f"{num} held-out images, step {run.step}, in {path}")
 
 
 def bits_table(found: dict[str, Estimate], steps: int) -> list[tuple[str, str, str, str]]:

@@ -5,18 +5,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from absl import flags
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 import diffjax.samplers
 import diffjax.spacings
 from diffjax import spec
 from diffjax.data import Records, images
 from diffjax.errors import UserError
-from diffjax.generate import Draw, generate, make_draw, times_of
-from diffjax.guidance.plan import Away, Guidance
+from diffjax.guidance.plan import Guidance
 from diffjax.metrics.checkerboard import checkerboard_energy
 from diffjax.metrics.comparison import FIGURES, check, compare
 from diffjax.metrics.extractors import (
@@ -35,10 +34,13 @@ from diffjax.metrics.judge import (
     confidence,
     make_judge,
 )
-from diffjax.trained import Judge, Trained, check_fit, load_judge, null_label
+from diffjax.runs import Run
+from diffjax.tasks.classifier import CLASSIFIER, Classification
+from diffjax.tasks.denoisers import DenoiserTask
 from experiments.evaluations import held_out
 from experiments.evaluations.held_out import BATCH_SIZE, NUM, SEED
 from experiments.flags import specs
+from experiments.flags.judges import load_judge
 
 EXTRACTORS = {"mobilenet_v2": mobilenet_v2, "inception_v3": inception_v3}
 JUDGE = flags.DEFINE_string("judge", None, "the folder of a run of experiments.classifier")
@@ -79,7 +81,7 @@ class Bench:
 
     opinion: Callable[[Float[np.ndarray, "N H W C"]], Opinion]
     look: Callable[[Float[np.ndarray, "N H W C"], Int[np.ndarray, "N"] | None], Seen]
-    judge: Judge
+    judge: Run[Classification]
     records: Records
     reference: Seen
     floor: Seen
@@ -107,28 +109,28 @@ class Bench:
             }
         return found
 
-    def about(self, trained: Trained) -> dict[str, Any]:
+    def about(self, run: Run[DenoiserTask]) -> dict[str, Any]:
         """What else a reader needs to measure again."""
         return {
-            "step": trained.step,
+            "step": run.step,
             "sampler": SAMPLER.value,
             "spacing": SPACING.value,
             "steps": STEPS.value,
             "seed": SEED.value,
             "judge": JUDGE.value,
             "judge_step": self.judge.step,
-            "judge_dataset": self.judge.config.training["dataset"],
+            "judge_dataset": self.judge.config.training.dataset,
         }
 
 
-def set_up(trained: Trained) -> Bench:
+def set_up(run: Run[DenoiserTask]) -> Bench:
     """The judge of --judge at work. Raises UserError for one that does not fit the run."""
-    judge = load_judge(str(JUDGE.value))
-    check_fit(trained, judge)
+    judge = load_judge(str(JUDGE.value), run.task)
+    apply, params = judge.task.model.apply, judge[CLASSIFIER].params
     records = held_out.open_held_out(judge.config)
     num = held_out.affordable(NUM.value, len(records))
-    opinion = partial(make_judge(judge.model.apply, BATCH_SIZE.value), judge.params)
-    own = judge_features(judge.model.apply, judge.params, judge.config.image_shape)
+    opinion = partial(make_judge(apply, BATCH_SIZE.value), params)
+    own = judge_features(apply, params, judge.task.image_shape)
     other = chosen_extractor()
     features_of = None if other is None else make_features(other, BATCH_SIZE.value)
 
@@ -139,26 +141,25 @@ def set_up(trained: Trained) -> Bench:
 
     reference, floor = (look(*real) for real in held_out.halves(records, num, SEED.value))
     check({"reference": reference.features, "floor": floor.features}, CHOSEN.value)
-    check_data(trained, opinion, floor)
+    check_data(run, opinion, floor)
     return Bench(opinion, look, judge, records, reference, floor, num)
 
 
 def check_data(
-    trained: Trained, opinion: Callable[[Float[np.ndarray, "N H W C"]], Opinion], own: Seen
+    run: Run[DenoiserTask], opinion: Callable[[Float[np.ndarray, "N H W C"]], Opinion], own: Seen
 ) -> None:
     """Raises UserError for a judge that knows its own images and not the run's.
 
     It is asked about as many that the run's data set holds out, where they can be had with labels.
     """
     try:
-        records = held_out.open_held_out(trained.config)
+        records = held_out.open_held_out(run.config)
     except UserError:
         return  # moved, or not on this machine: what the judge itself has learnt is there
     if records.num_classes is None or own.labels is None:
         return
     order = np.random.default_rng(SEED.value).permutation(len(records))[: len(own.labels)]
     x, labels = held_out.read(records, order)
-    assert labels is not None  # the set has some
     check_knows(opinion(x).logits, labels, own.logits, own.labels)
 
 
@@ -177,37 +178,31 @@ def chosen_extractor() -> Extractor | None:
 class Drawing:
     """The run's images at any scale of guidance, from the same noise, compiled once."""
 
-    def __init__(self, trained: Trained, guided: bool) -> None:
+    def __init__(self, run: Run[DenoiserTask], guided: bool) -> None:
         """Raises UserError for guidance of a run that cannot be guided."""
-        config = trained.config
-        sampler = spec.build(SAMPLER.value, diffjax.samplers)
-        self._trained = trained
-        self._draw: Draw = make_draw(trained.model, trained.process, sampler, config.image_shape)
-        spacing = specs.spacing_of(SPACING.value, sampler)
-        self._times: Float[Array, "T"] = times_of(
-            trained.process, trained.params, spacing, STEPS.value
-        )
-        self._null = null_label(config, trained.model) if guided else None
-        if guided and self._null is None:
-            raise UserError(
-                "--guidance needs something to go away from: a run of experiments.ddpm with "
-                "--cond_drop"
-            )
+        self._run, self._guided = run, guided
+        self._sampler = spec.build(SAMPLER.value, diffjax.samplers)
+        self._sampler.check(run.task.process)
+        self._spacing = specs.spacing_of(SPACING.value, self._sampler)
+        if guided:
+            run.task.condition.unwanted(run.task.condition.asked(None, 1))
 
     def labels(self, num: int) -> Int[np.ndarray, "N"] | None:
         """The classes asked for, in turn, where the run takes some."""
-        classes = self._trained.config.num_classes
+        classes = self._run.task.condition.classes
         return None if classes is None else np.arange(num) % classes
 
     def __call__(self, num: int, scale: float) -> UInt8[np.ndarray, "N H W C"]:
-        guidance = Guidance()
-        if self._null is not None:
-            null = jnp.full(num, self._null)
-            guidance = Guidance(Away(jnp.full(num, scale, jnp.float32), null))
-        return generate(
-            self._draw, self._trained.params, SEED.value, num, BATCH_SIZE.value, self._times,
-            self.labels(num), guidance,
-        )[0]  # fmt: skip
+        task = self._run.task
+        cond = task.condition.asked(None, num)
+        # Also at scale 1: so that a sweep compiles once.
+        guidance = task.away(scale, cond, num) if self._guided else Guidance()
+        drawn = self._run.sample(
+            jax.random.key(SEED.value), labels=self.labels(num), num=num, steps=STEPS.value,
+            sampler=self._sampler, spacing=self._spacing, guidance=guidance,
+            batch_size=BATCH_SIZE.value,
+        )  # fmt: skip
+        return images.to_uint8(np.asarray(drawn))
 
 
 def scales(default: list[float]) -> list[float]:

@@ -1,16 +1,18 @@
 """Real images that are held out of training."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
 from jaxtyping import Float, Int
 
 from diffjax.data import Records
+from diffjax.data.iterate import Batch
+from diffjax.data.skipping import read_all
 from diffjax.errors import UserError
 from diffjax.metrics.comparison import LEAST
-from diffjax.training.run import RunConfig
-from experiments import data
+from diffjax.runs import RunConfig
+from diffjax.tasks.denoisers import DenoiserTask
 
 NUM = flags.DEFINE_integer(
     "num", 1000, "images to draw, and as many real ones twice; or real ones whose bits/dim to tell",
@@ -24,19 +26,19 @@ DATA_DIR = flags.DEFINE_string("data_dir", None, "where prepared TFDS sets lie")
 
 
 class Real(NamedTuple):
-    """Real images in [-1, 1], and their labels where they are wanted."""
+    """Real images in [-1, 1], and their labels."""
 
     images: Float[np.ndarray, "N H W C"]
-    labels: Int[np.ndarray, "N"] | None
+    labels: Int[np.ndarray, "N"]
 
 
-def open_held_out(config: RunConfig) -> Records:
+def open_held_out(config: RunConfig[Any]) -> Records:
     """What a run's data set holds out, in the run's size. Raises UserError where it has none."""
-    return data.open_held_out(config, DATA_DIR.value)
+    return config.training.open("test", DATA_DIR.value)
 
 
-def of_run(config: RunConfig) -> Real:
-    """Images that the run's data set holds out, with the labels that its network takes.
+def of_run(config: RunConfig[DenoiserTask]) -> Batch:
+    """What the run's loss would read of images that its data set holds out.
 
     As many as were asked for, or there are, which it says. Raises UserError for fewer than two.
     """
@@ -47,7 +49,8 @@ def of_run(config: RunConfig) -> Real:
     if NUM.value > count:
         print(f"--num={NUM.value} is cut to {count}: the run's data set holds out no more")
     order = np.random.default_rng(SEED.value).permutation(count)[: NUM.value]
-    return read(records, order, config.num_classes is not None)
+    rows = read_all(records, order.tolist())
+    return {key: np.stack([row[key] for row in rows]) for key in config.task.batch_keys}
 
 
 def affordable(num: int, held_out: int) -> int:
@@ -71,7 +74,7 @@ def halves(records: Records, num: int, seed: int) -> tuple[Real, Real]:
     return read(records, order[:num]), read(records, order[num : 2 * num])
 
 
-def read(records: Records, indices: Int[np.ndarray, "N"], labelled: bool = True) -> Real:
-    rows = [records[int(index)] for index in indices]
-    labels = np.stack([r["label"] for r in rows]) if labelled else None
-    return Real(np.stack([r["image"] for r in rows]), labels)
+def read(records: Records, indices: Int[np.ndarray, "N"]) -> Real:
+    """Those records."""
+    rows = read_all(records, indices.tolist())
+    return Real(*(np.stack([row[key] for row in rows]) for key in ("image", "label")))

@@ -4,7 +4,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from diffjax.trained import Trained
+from diffjax.runs import Run
+from diffjax.tasks.denoisers import DenoiserTask
 from experiments.evaluations import drawn
 from experiments.evaluations.saved import save
 
@@ -20,13 +21,13 @@ TITLES = {
 }
 
 
-def judge_samples(trained: Trained, path: pathlib.Path) -> None:
+def judge_samples(run: Run[DenoiserTask], path: pathlib.Path) -> None:
     """Draws, looks, saves and prints."""
     scale = drawn.one_scale()
-    drawing = drawn.Drawing(trained, guided=scale != 1)
-    bench = drawn.set_up(trained)
+    drawing = drawn.Drawing(run, guided=scale != 1)
+    bench = drawn.set_up(run)
     seen = bench.see(drawing(bench.num, scale), drawing.labels(bench.num))
-    found = {**bench.about(trained), "guidance_scale": scale, **bench.compare(seen)}
+    found = {**bench.about(run), "guidance_scale": scale, **bench.compare(seen)}
     save(path, found)
     samples, real = found["samples"], found["real"]
     names = bench.records.class_names or [str(i) for i in range(len(real["class_shares"]))]
@@ -34,7 +35,7 @@ def judge_samples(trained: Trained, path: pathlib.Path) -> None:
         print(f"{title:<30}{drawn_column:>10}{interval:>20}{real_column:>10}")
     extractor = found["extractor"]
     print(
-        f"{bench.num} images of step {trained.step}, features of {extractor['name']} "
+        f"{bench.num} images of step {run.step}, features of {extractor['name']} "
         f"{extractor['checksum'][:8]} (resized: {extractor['resize']}), in {path}"
     )
 

@@ -12,7 +12,8 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
 from diffjax.display.images import grid, write_whole
-from diffjax.trained import Trained
+from diffjax.runs import Run
+from diffjax.tasks.denoisers import DenoiserTask
 from experiments.evaluations import drawn
 from experiments.evaluations.saved import save
 
@@ -28,11 +29,11 @@ COLUMNS = {
 }
 
 
-def sweep(trained: Trained, path: pathlib.Path) -> None:
+def sweep(run: Run[DenoiserTask], path: pathlib.Path) -> None:
     """Draws the same noise at each scale of --guidance, looks, saves, prints and plots."""
     values = drawn.scales(SCALES)
-    drawing = drawn.Drawing(trained, guided=True)
-    bench = drawn.set_up(trained)
+    drawing = drawn.Drawing(run, guided=True)
+    bench = drawn.set_up(run)
     labels = drawing.labels(bench.num)
     rows, first, real = [], [], {}
     for scale in tqdm.tqdm(values, "scales", file=sys.stderr, disable=None, leave=False):
@@ -40,8 +41,8 @@ def sweep(trained: Trained, path: pathlib.Path) -> None:
         found = bench.compare(bench.see(images, labels))
         rows.append({"scale": scale, **found.pop("samples")})
         real = found.pop("real")
-        first.append(images[: trained.config.num_classes])
-    save(path, {"guidance": {**bench.about(trained), **found, "rows": rows, "real": real}})
+        first.append(images[: run.task.condition.classes])
+    save(path, {"guidance": {**bench.about(run), **found, "rows": rows, "real": real}})
     names = bench.records.class_names or tuple(map(str, range(len(first[0]))))
     classes = names[: len(first[0])]
     pictures = {
@@ -51,9 +52,7 @@ def sweep(trained: Trained, path: pathlib.Path) -> None:
     for name, figure in pictures.items():
         write_whole(path.with_name(name), partial(figure.savefig, format="png"))
     print(table(rows, real))
-    print(
-        f"{bench.num} images of step {trained.step} a scale, in {path}; see {', '.join(pictures)}"
-    )
+    print(f"{bench.num} images of step {run.step} a scale, in {path}; see {', '.join(pictures)}")
 
 
 def table(rows: list[dict[str, Any]], real: dict[str, Any]) -> str:

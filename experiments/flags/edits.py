@@ -1,7 +1,7 @@
 """The flags of editing, for experiments.sample: what is made of given images with no training."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -23,10 +23,11 @@ from diffjax.editing.posterior import DPS, Coarse, Grey
 from diffjax.errors import UserError
 from diffjax.generate import Draw
 from diffjax.guidance.thresholds import clip_x0
+from diffjax.runs import Run
 from diffjax.samplers.base import Sampler
 from diffjax.samplers.ddim import DDIM
-from diffjax.trained import Trained
-from diffjax.typing import Denoiser, Images, Params
+from diffjax.tasks.denoisers import DENOISER, DenoiserTask
+from diffjax.typing import Cond, Denoiser, Images, Params
 from experiments.flags import guiding
 
 RESULTS, BETWEEN = 4, 8  # by default: of each image, and of two neighbours
@@ -70,41 +71,41 @@ OWN = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class Editing:
     """Images to edit, in [-1, 1], each in turn.
 
-    labels: the classes they are of; None where the run knows none. edit: what is done to the images
+    classes: those that they are of; None where the run knows none. edit: what is done to the images
     of the given numbers. degraded: what it is told of them, as images, where that is not all.
     """
 
     pictures: Float32[np.ndarray, "P H W C"]
-    labels: Int[np.ndarray, "P"] | None
+    classes: Int[np.ndarray, "P"] | None
     edit: Callable[[Sampler, Int[np.ndarray, "N"]], Edit]
     degraded: Float32[np.ndarray, "P H W C"] | None = None
 
     @property
     def told(self) -> str:
         """What to tell the user of the classes that were not given."""
-        return _told(self.labels)
+        return _told(self.classes)
 
     @property
     def num(self) -> int:
         """How many images are made where no number is given."""
         return RESULTS * len(self.pictures)
 
-    def classes(self, num: int) -> Int[np.ndarray, "N"] | None:
-        """The label of each image that is made; None leaves them to the flags."""
-        if self.labels is None or guiding.LABELS.present:
+    def labels(self, num: int) -> Sequence[Any] | None:
+        """The class of each image that is made; None leaves them to the flags."""
+        if self.classes is None or guiding.LABELS.present:
             return None
-        return self.labels[np.arange(num) % len(self.pictures)]
+        return self.classes[np.arange(num) % len(self.pictures)].tolist()
 
     def draw(
-        self, trained: Trained, sampler: Sampler, times: Float[Array, "T"], num: int,
+        self, run: Run[DenoiserTask], sampler: Sampler, times: Float[Array, "T"], num: int,
         chosen: guiding.Chosen,
     ) -> tuple[Draw, Float[Array, "S"]]:  # fmt: skip
         """What `generate` makes `num` images with, of their numbers as labels, and the times."""
         edit = self.edit(sampler, np.arange(num) % len(self.pictures))
-        return _compiled(trained, edit, chosen), jnp.asarray(edit.times(np.asarray(times)))
+        return _compiled(run, edit, chosen), jnp.asarray(edit.times(np.asarray(times)))
 
     def sheet(self, made: UInt8[np.ndarray, "N H W C"]) -> Image.Image:
         """A row for each picture: it, what was told of it, and what was made of that."""
@@ -117,15 +118,15 @@ class Task:
 
 
 @dataclasses.dataclass(frozen=True)
-class Path:
-    """Images to walk between, each to the next; as Task."""
+class Walk:
+    """Images to walk between, each to the next; as Editing."""
 
     pictures: Float32[np.ndarray, "P H W C"]
-    labels: Int[np.ndarray, "P"] | None
+    classes: Int[np.ndarray, "P"] | None
 
     @property
     def told(self) -> str:
-        return _told(self.labels)
+        return _told(self.classes)
 
     @property
     def num(self) -> int:
@@ -142,19 +143,19 @@ class Path:
         after = np.repeat(np.arange(pairs), num // pairs)
         return after, np.tile(np.linspace(0, 1, num // pairs, dtype=np.float32), pairs)
 
-    def classes(self, num: int) -> Int[np.ndarray, "N"] | None:
+    def labels(self, num: int) -> Sequence[Any] | None:
         after, share = self._shares(num)
-        return None if self.labels is None else self.labels[after + (share > 0.5)]
+        return None if self.classes is None else self.classes[after + (share > 0.5)].tolist()
 
     def draw(
-        self, trained: Trained, sampler: Sampler, times: Float[Array, "T"], num: int,
+        self, run: Run[DenoiserTask], sampler: Sampler, times: Float[Array, "T"], num: int,
         chosen: guiding.Chosen,
     ) -> tuple[Draw, Float[Array, "S"]]:  # fmt: skip
-        FromNoise(sampler, jnp.asarray(self.pictures)).check(trained.process)
+        FromNoise(sampler, jnp.asarray(self.pictures)).check(run.task.process)
         after, share = self._shares(num)
-        ends = _inverted(trained, self.pictures, self.labels, times)
+        ends = _inverted(run, self.pictures, self.classes, times)
         edit = FromNoise(sampler, slerp(ends[after], ends[after + 1], jnp.asarray(share)))
-        return _compiled(trained, edit, chosen), times
+        return _compiled(run, edit, chosen), times
 
     def sheet(self, made: UInt8[np.ndarray, "N H W C"]) -> Image.Image:
         """A row for each pair: the one, the images that lead from it to the other, and that."""
@@ -169,7 +170,7 @@ def sampler_spec(flag: flags.FlagHolder[str]) -> str:
     return "ddpm" if TASK.value in NOISY and not flag.present else flag.value
 
 
-def read(trained: Trained) -> Task | Path | None:
+def read(run: Run[DenoiserTask]) -> Editing | Walk | None:
     """What --task asks for; None without it.
 
     Raises UserError for flags and files that do not fit, before anything is computed.
@@ -179,23 +180,27 @@ def read(trained: Trained) -> Task | Path | None:
             raise UserError(f"--{flag.name} does nothing without --task={' or '.join(tasks)}")
     if TASK.value is None:
         return None
+    if run.task.space.needs_autoencoder:
+        raise UserError(
+            f"--task={TASK.value} edits pixels, and this run draws latents: leave it out"
+        )
     if INIT.value is None:
         raise UserError(f"--task={TASK.value} needs images: pass --init=FILE or a folder")
-    form = trained.config.image_shape
+    form = run.task.image_shape
     pictures = read_pictures(INIT.value, form)
     if TASK.value == "interpolate":
         if len(pictures) < 2:
             raise UserError(f"--init={INIT.value} has one image: interpolate between two or more")
-        return Path(pictures, _labels(trained, pictures))
+        return Walk(pictures, _classes(run, pictures))
     edit, degraded = _edit(TASK.value, pictures, form)
     edit(DDIM(), np.zeros(1, np.int64))
-    return Task(pictures, _labels(trained, pictures), edit, degraded)
+    return Editing(pictures, _classes(run, pictures), edit, degraded)
 
 
 def _edit(
     task: str, pictures: Float32[np.ndarray, "P H W C"], form: tuple[int, int, int]
 ) -> tuple[Callable[[Sampler, Int[np.ndarray, "N"]], Edit], Float32[np.ndarray, "P H W C"] | None]:
-    """`edit` and `degraded` of the Task, as the flags would have them."""
+    """`edit` and `degraded` of the Editing, as the flags would have them."""
     match task:
         case "inpaint":
             keep = jnp.asarray(read_mask(MASK.value or "centre", form))
@@ -224,52 +229,57 @@ def _given(**options: flags.FlagHolder[Any]) -> dict[str, Any]:
     return {name: flag.value for name, flag in options.items() if flag.value is not None}
 
 
-def _labels(
-    trained: Trained, pictures: Float32[np.ndarray, "P H W C"]
+def _classes(
+    run: Run[DenoiserTask], pictures: Float32[np.ndarray, "P H W C"]
 ) -> Int[np.ndarray, "P"] | None:
     """The pictures' classes: those of --labels, or what the network takes them for."""
-    classes = trained.config.num_classes
-    if classes is None:
+    condition = run.task.condition
+    if condition.classes is None:
         return None
     if guiding.LABELS.present:
-        return guiding.labels_of(classes, len(pictures))
-    process, params = trained.process.bind(trained.params), trained.params
+        condition.asked(guiding.LABELS.value, 1)  # refuses what is no class
+        return np.resize(np.asarray(guiding.LABELS.value, int), len(pictures))
+    denoiser, classes = run[DENOISER], condition.classes
+    process = run.task.process.bind(denoiser.params)
 
     @jax.jit
     def told(params: Params, x: Images) -> Int[Array, "P"]:
         def conditioned(labels: Int[Array, "P"]) -> Denoiser:
-            return process.denoiser(trained.model.apply, params, labels)
+            cond = condition.of_batch({"label": labels})
+            return process.denoiser(denoiser.model.apply, params, cond)
 
         return likeliest(process.schedule, conditioned, x, classes)
 
-    return np.asarray(told(params, jnp.asarray(pictures)))
+    return np.asarray(told(denoiser.params, jnp.asarray(pictures)))
 
 
-def _told(labels: Int[np.ndarray, "P"] | None) -> str:
-    if labels is None or guiding.LABELS.present:
+def _told(classes: Int[np.ndarray, "P"] | None) -> str:
+    if classes is None or guiding.LABELS.present:
         return ""
-    return f", taken for classes {', '.join(map(str, labels))}: --labels would say others"
+    return f", taken for classes {', '.join(map(str, classes))}: --labels would say others"
 
 
 def _inverted(
-    trained: Trained,
+    run: Run[DenoiserTask],
     pictures: Float32[np.ndarray, "P H W C"],
-    labels: Int[np.ndarray, "P"] | None,
+    classes: Int[np.ndarray, "P"] | None,
     times: Float[Array, "T"],
 ) -> Images:
     """The pictures' noises, without guidance, under which DDIM's way up strays."""
-    process = trained.process.bind(trained.params)
+    denoiser = run[DENOISER]
+    process = run.task.process.bind(denoiser.params)
 
     @jax.jit
-    def noises(params: Params, x: Images, labels: Int[Array, "P"] | None) -> Images:
-        denoise = process.denoiser(trained.model.apply, params, labels)
+    def noises(params: Params, x: Images, cond: Cond) -> Images:
+        denoise = process.denoiser(denoiser.model.apply, params, cond)
         return invert(process.schedule, clip_x0(denoise, process.schedule), x, times)
 
-    known = None if labels is None else jnp.asarray(labels)
-    return noises(trained.params, jnp.asarray(pictures), known)
+    cond = run.task.condition.asked(None if classes is None else classes.tolist(), len(pictures))
+    return noises(denoiser.params, jnp.asarray(pictures), cond)
 
 
-def _compiled(trained: Trained, edit: Edit, chosen: guiding.Chosen) -> Draw:
+def _compiled(run: Run[DenoiserTask], edit: Edit, chosen: guiding.Chosen) -> Draw:
     return make_edit_draw(
-        trained.model, trained.process, edit, chosen.labels, weak=chosen.weak, judge=chosen.judge
-    )
+        run[DENOISER].model, run.task.process, edit, chosen.cond, limit=run.task.space.limit,
+        weak=chosen.weak, judge=chosen.judge,
+    )  # fmt: skip

@@ -3,18 +3,26 @@
 Which classes are drawn, how far each image is pushed to its own, and away from what.
 """
 
+import dataclasses
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from diffjax import runs, spec
+from diffjax.conditions.label import Label
 from diffjax.errors import UserError
 from diffjax.guidance.plan import Away, Guidance, Judged
-from diffjax.trained import Trained, check_fit, load, load_judge, null_label
+from diffjax.runs import Run
+from diffjax.tasks.classifier import CLASSIFIER
+from diffjax.tasks.denoisers import DENOISER, DenoiserTask
+from diffjax.typing import Cond
+from experiments.flags.judges import load_judge
 
 LABELS = flags.DEFINE_list("labels", None, "the classes to draw, in turn; by default all")
 GUIDANCE = flags.DEFINE_list(
@@ -50,55 +58,46 @@ JUDGE_SCALE = flags.DEFINE_list(
     "judge_scale", ["1"], "how far the judge moves it: one scale, or one an image"
 )
 # What two runs must share for one to be guided away from the other.
-PROCESS = ("image_shape", "schedule", "target", "sigma_data", "learned_variance", "consistent")
+PROCESS = (
+    "image_shape", "space", "schedule", "target", "sigma_data", "learned_variance", "consistent",
+)  # fmt: skip
 SHAPING = (INTERVAL, RESCALE, NEGATIVE, WEAK, APG_ETA, APG_THRESHOLD)
 
 
 class Chosen(NamedTuple):
-    """What the flags ask of a draw: labels for the run's network, guidance and its networks."""
+    """What the flags ask of a draw: the network's condition, guidance and its networks."""
 
-    labels: Int[np.ndarray, "N"] | None
+    cond: Cond
     guidance: Guidance
     weak: nn.Module | None
     judge: nn.Module | None
 
 
-def choose(trained: Trained, num: int, classes_of: Int[np.ndarray, "N"] | None = None) -> Chosen:
-    """The flags, for `num` images, of which `classes_of` may say the classes in place of --labels.
+def choose(task: DenoiserTask, num: int, labels: Sequence[Any] | None = None) -> Chosen:
+    """The flags, for `num` images, whose labels may be given in place of --labels.
 
     Raises UserError for what the run cannot do.
     """
-    judge = None if JUDGE.value is None else load_judge(JUDGE.value)
-    if judge is not None:
-        check_fit(trained, judge)
-    elif JUDGE_SCALE.present:
+    judge = None if JUDGE.value is None else load_judge(JUDGE.value, task)
+    if judge is None and JUDGE_SCALE.present:
         raise UserError("--judge_scale does nothing without --judge")
-    classes = (trained if judge is None else judge).config.num_classes
-    chosen = labels_of(classes, num) if classes_of is None else classes_of
-    labels = None if trained.config.num_classes is None else chosen
-    weak = None if WEAK.value is None else _load_weak(trained, WEAK.value)
+    asked = LABELS.value if labels is None else labels
+    told = asked
+    if judge is not None and task.condition.classes is None:
+        told = None  # the judge alone knows the classes
+    cond = task.condition.asked(told, num)
+    weak = None if WEAK.value is None else _load_weak(task, WEAK.value)
     judged = None
     if judge is not None:
-        scale = _scales(JUDGE_SCALE, num)
-        judged = Judged(judge.params, scale, jnp.asarray(chosen))
-    guidance = Guidance(_away(trained, weak, labels, num), judged, PERCENTILE.value)
-    networks = (None if run is None else run.model for run in (weak, judge))
-    return Chosen(labels, guidance, *networks)
-
-
-def labels_of(classes: int | None, num: int) -> Int[np.ndarray, "N"] | None:
-    """The classes of --labels in turn, or all of them."""
-    if LABELS.value is None:
-        return None if classes is None else np.arange(num) % classes
-    if classes is None:
-        raise UserError("--labels: this run knows no classes; --judge can guide it to some")
-    return np.resize([_label("labels", text, classes) for text in LABELS.value], num)
-
-
-def _label(flag: str, text: str | int, classes: int) -> int:
-    if not str(text).strip().isdecimal() or int(text) >= classes:
-        raise UserError(f"--{flag}={text}: choose a class from 0 to {classes - 1}")
-    return int(text)
+        scale, classes = _scales(JUDGE_SCALE, num), Label(judge.task.classes)
+        judged = Judged(judge[CLASSIFIER].params, scale, classes.asked(asked, num))
+    guidance = Guidance(_away(task, weak, cond, num), judged, PERCENTILE.value)
+    return Chosen(
+        cond,
+        guidance,
+        None if weak is None else weak.task.model,
+        None if judge is None else judge.task.model,
+    )
 
 
 def _scales(flag: flags.FlagHolder[list[str]], num: int) -> Float[Array, "N"]:
@@ -118,10 +117,8 @@ def _numbers(flag: str, texts: list[str]) -> list[float]:
         raise UserError(f"--{flag}={text}: give numbers with commas between") from None
 
 
-def _away(
-    trained: Trained, weak: Trained | None, labels: Int[np.ndarray, "N"] | None, num: int
-) -> Away | None:
-    """The guidance away from no class, another class, or a weak run; None where it is off."""
+def _away(task: DenoiserTask, weak: Run[DenoiserTask] | None, cond: Cond, num: int) -> Away | None:
+    """The guidance away from no condition, a negative one, or a weak run; None where it is off."""
     scale = _scales(GUIDANCE, num)
     low, high = _interval()
     if not APG_THRESHOLD.value > 0:
@@ -133,11 +130,10 @@ def _away(
             if flag.present:
                 raise UserError(f"--{flag.name} does nothing at --guidance=1: choose a scale")
         return None
-    cond = _unwanted(trained, weak, labels, num)
     return Away(
         scale,
-        cond if cond is None else jnp.asarray(cond),
-        None if weak is None else weak.params,
+        _unwanted(task, weak, cond, num),
+        None if weak is None else weak[DENOISER].params,
         low,
         high,
         RESCALE.value,
@@ -156,39 +152,32 @@ def _interval() -> tuple[float, float]:
     return values[0], values[1]
 
 
-def _unwanted(
-    trained: Trained, weak: Trained | None, labels: Int[np.ndarray, "N"] | None, num: int
-) -> Int[np.ndarray, "N"] | None:
+def _unwanted(task: DenoiserTask, weak: Run[DenoiserTask] | None, cond: Cond, num: int) -> Cond:
     """The condition of the prediction to go away from."""
     if weak is not None:
         if NEGATIVE.value is not None:
             raise UserError("--negative and --weak both say what to go away from: leave one out")
-        return None if weak.config.num_classes is None else labels
-    classes, null = trained.config.num_classes, null_label(trained.config, trained.model)
+        return cond if weak.task.condition.batch_keys else None
     if NEGATIVE.value is not None:
-        if classes is None:
-            raise UserError("--negative: this run knows no classes")
-        return np.full(num, _label("negative", NEGATIVE.value, classes))
-    if null is None:
-        raise UserError(
-            "--guidance needs something to go away from: a run of experiments.ddpm with "
-            "--cond_drop, --negative=LABEL, or --weak=RUN"
-        )
-    return np.full(num, null)
+        return task.condition.asked([NEGATIVE.value], num)
+    return task.condition.unwanted(cond)
 
 
-def _load_weak(trained: Trained, folder: str) -> Trained:
-    """The run in `folder`. Raises UserError where it is not another of the same task."""
-    weak = load(folder)
+def _load_weak(task: DenoiserTask, folder: str) -> Run[DenoiserTask]:
+    """The run in `folder`. Raises UserError where it is not another of the same kind."""
+    weak = runs.load(folder, DenoiserTask)
     for what in PROCESS:
-        own, other = getattr(trained.config, what), getattr(weak.config, what)
+        own, other = getattr(task, what), getattr(weak.task, what)
         if own != other:
             raise UserError(f"--weak={folder} has {what}={other} and --run {own}: they must agree")
-    if weak.process.bind(weak.params) is not weak.process:
+    if weak.task.process.bind(weak[DENOISER].params) is not weak.task.process:
         raise UserError(f"--weak={folder} has learnt a schedule of its own: choose another run")
-    if weak.config.num_classes not in (None, trained.config.num_classes):
+    own, other = task.condition, weak.task.condition
+    if other.batch_keys and dataclasses.replace(own, drop=0.0) != dataclasses.replace(
+        other, drop=0.0
+    ):
         raise UserError(
-            f"--weak={folder} has {weak.config.num_classes} classes and --run "
-            f"{trained.config.num_classes or 'none'}: they must agree"
+            f"--weak={folder} is conditioned on {spec.render(other)} and --run on "
+            f"{spec.render(own)}: they must agree"
         )
     return weak

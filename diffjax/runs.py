@@ -1,0 +1,200 @@
+"""A run as objects: what it is, and the components that it has learnt."""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+import diffjax.data
+import diffjax.tasks
+from diffjax import spec
+from diffjax.checksum import checksum
+from diffjax.data import Records
+from diffjax.errors import UserError
+from diffjax.interop import load_unet2d
+from diffjax.interop.safetensors import read_json
+from diffjax.models.stateful import merge_state, split_state
+from diffjax.tasks.base import Component, Source, Task, params_of, shapes
+from diffjax.training.checkpoint import Checkpoints
+from diffjax.training.run import CONFIG, RunFolder, as_text
+from diffjax.typing import Images, Params
+
+T = TypeVar("T", bound=Task)
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How a run learns: with its task, all that its weights depend on.
+
+    dataset is a spec; learning_rate is Adam's peak, reached after warmup_steps.
+    """
+
+    dataset: str = "embedded"
+    image_size: int | None = None
+    batch_size: int = 32
+    accumulate: int = 1
+    learning_rate: float = 2e-4
+    warmup_steps: int = 100
+    grad_clip: float = 1.0
+    ema_decay: float = 0.999
+    seed: int = 0
+
+    def open(
+        self, split: diffjax.data.Split, data_dir: str | None = None, max_bad_records: int = 0
+    ) -> Records:
+        """The images of a split, in the run's size; data_dir: where prepared TFDS sets lie."""
+        dataset = spec.build(self.dataset, diffjax.data, {"data_dir": data_dir})
+        return dataset.open(split, self.image_size, max_bad_records)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig(Generic[T]):
+    """What a run is: two of one config, and of one length, end in the same weights."""
+
+    task: T
+    training: Training
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold."""
+        training = dataclasses.asdict(self.training)
+        return {"task": self.task.name, "config": self.task.to_dict(), "training": training}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "RunConfig[Any]":
+        """As `to_dict` told. Raises UserError for values of no run."""
+        if not {"task", "config", "training"} <= values.keys():
+            raise UserError("it is none of this version's: draw from it with the one that made it")
+        task: Any = spec.lookup(values["task"], diffjax.tasks)
+        try:
+            training = Training(**values["training"])
+        except TypeError as error:
+            raise UserError(str(error)) from error
+        return cls(task.from_dict(values["config"]), training)
+
+    def name(self) -> str:
+        """A name for the folder that is this config's own."""
+        digest = hashlib.sha256(as_text(self.to_dict()).encode()).hexdigest()[:8]
+        dataset = self.training.dataset.partition("(")[0]
+        return f"{self.task.name}_{dataset}_{digest}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run(Generic[T]):
+    """What a run has learnt: its components with the EMA weights of its newest checkpoint."""
+
+    folder: RunFolder
+    config: RunConfig[T]
+    step: int
+    components: Mapping[str, Component]
+
+    @property
+    def task(self) -> T:
+        """What kind of run it is, and its options."""
+        return self.config.task
+
+    def __getitem__(self, name: str) -> Component:
+        """A component by its name. Raises UserError for another name."""
+        if name not in self.components:
+            raise UserError(f"no {name!r} in this run: it has {', '.join(self.components)}")
+        return self.components[name]
+
+    def sample(
+        self, key: Key[Array, ""], **options: Any
+    ) -> Images | tuple[Images, Float[Array, "F N H W C"]]:
+        """Images in [-1, 1], float32 NHWC, drawn with the task's options: see its `sample`.
+
+        run.sample(key, labels=[0, 3, 7], steps=50, sampler="ddim", guidance=3.0), or num=16. With
+        film=True the trajectory of the first images too. The images depend on the key alone, not on
+        batch_size. Raises UserError for what the run cannot do.
+        """
+        return self.task.sample(self.components, key, **options)
+
+    def open(self, split: diffjax.data.Split, data_dir: str | None = None) -> Records:
+        """The images of a split of the run's data set. Raises UserError where it is not there."""
+        return self.config.training.open(split, data_dir)
+
+
+def open_run(folder: str | os.PathLike[str]) -> tuple[RunFolder, RunConfig[Any]]:
+    """A run's folder and config. Raises UserError where there is none."""
+    run, values = RunFolder.open(folder)
+    try:
+        return run, RunConfig.from_dict(values)
+    except UserError as error:
+        raise UserError(f"{run.path / CONFIG} cannot be read as a run's config: {error}") from error
+
+
+def load(folder: str | os.PathLike[str], kind: type[T] = Task) -> Run[T]:  # type: ignore[assignment]
+    """The run in `folder`, at its newest sound checkpoint.
+
+    Raises UserError where there is none, for a run of another kind, and where the weights that a
+    component came from are no longer the same.
+    """
+    run, config = open_run(folder)
+    task = config.task
+    check_kind(folder, task, kind)
+    frozen = load_frozen(task, training=False)
+    step, trained = newest(run, shapes(task, params_of(frozen)))
+    return Run(run, config, step, {**frozen, **trained_components(task, trained)})
+
+
+def trained_components(task: Task, params: Mapping[str, Params]) -> dict[str, Component]:
+    """The components that a task trains, with these weights."""
+    return {name: Component(model, params[name]) for name, model in task.networks().items()}
+
+
+def check_kind(folder: str | os.PathLike[str], task: Task, kind: type[Task]) -> None:
+    """Raises UserError for a run of another kind."""
+    if not isinstance(task, kind):
+        wanted = kind.__module__.rpartition(".")[2]
+        raise UserError(f"{folder} is a {task.name} run, where a {wanted} run is needed")
+
+
+def newest(run: RunFolder, like: Params) -> tuple[int, Params]:
+    """Step and EMA weights of the newest sound checkpoint, of the shapes of `like`."""
+    params, model_state = split_state(like)
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+    wanted = {"step": step, "ema_params": params, "model_state": model_state}
+    with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
+        state, _ = checkpoints.restore(wanted)
+        return int(state["step"]), merge_state(state["ema_params"], state["model_state"])
+
+
+def load_frozen(task: Task, *, training: bool) -> dict[str, Component]:
+    """The components that a task takes from elsewhere, by name.
+
+    Raises UserError for one that is missing, and for one whose weights have changed.
+    """
+    left_out = () if training else task.training_only
+    return {
+        name: load_source(source) for name, source in task.sources.items() if name not in left_out
+    }
+
+
+def load_source(source: Source) -> Component:
+    """The component that `source_of` named. Raises UserError where its weights have changed."""
+    component = _component(source.path, source.component)
+    if checksum(component.params) != source.digest:
+        raise UserError(
+            f"the {source.component} of {source.path} has other weights than those that this run "
+            "was made with: put those back"
+        )
+    return dataclasses.replace(component, source=source)
+
+
+def source_of(folder: str | os.PathLike[str], component: str) -> Source:
+    """A component of a run, or of a folder of diffusers' UNet2DModel, as another run's source."""
+    path = os.fspath(folder)
+    return Source(path, component, checksum(_component(path, component).params))
+
+
+def _component(path: str, name: str) -> Component:
+    config = pathlib.Path(path).expanduser() / CONFIG
+    if config.is_file() and "_class_name" in read_json(config):
+        return Component(*load_unet2d(config.parent))
+    return load(path)[name]

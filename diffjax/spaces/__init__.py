@@ -1,0 +1,1 @@
+"""Where diffusion happens: the images themselves, or an autoencoder's latents, one a file."""

@@ -1,0 +1,162 @@
+"""What a kind of run is, and the components that a run is made of."""
+
+import abc
+import dataclasses
+import typing
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any, ClassVar
+
+import jax
+from flax import linen as nn
+from jaxtyping import Array, Float, Key
+
+from diffjax import spec
+from diffjax.errors import UserError
+from diffjax.training.run import RunFolder
+from diffjax.training.step import Loss
+from diffjax.typing import Images, Params
+
+Preview = Callable[[int, Params], None]  # of a step and the EMA parameters of each component
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where a component's weights come from: another run's EMA weights, or files of weights.
+
+    component: its name there. digest: the weights' checksum. path: where they lay, which is no part
+    of what a run is.
+    """
+
+    path: str
+    component: str
+    digest: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Component:
+    """A network with its weights. source: None for a component of this run, trained here."""
+
+    model: nn.Module
+    params: Params
+    source: Source | None = None
+
+    @property
+    def trained(self) -> bool:
+        """Whether this run trains it."""
+        return self.source is None
+
+    @property
+    def spec(self) -> str:
+        """The text that builds the network again."""
+        return spec.render(self.model)
+
+
+class Task(abc.ABC):
+    """A kind of run, as a frozen dataclass: its fields are what makes a run the run it is.
+
+    A task is a module of diffjax.tasks whose `__all__` names its one class. Fields named in `specs`
+    hold objects that a spec of the package builds, and JSON holds the specs.
+    """
+
+    specs: ClassVar[Mapping[str, ModuleType]] = {}
+    training_only: ClassVar[
+        tuple[str, ...]
+    ] = ()  # components from elsewhere that nothing is drawn with
+    image_shape: tuple[int, int, int]
+
+    @property
+    def name(self) -> str:
+        return type(self).__module__.rpartition(".")[2]
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """The components that are not trained here, by name."""
+        values = {name: getattr(self, name) for name in _fields(type(self))}
+        return {name: value for name, value in values.items() if isinstance(value, Source)}
+
+    @property
+    @abc.abstractmethod
+    def batch_keys(self) -> tuple[str, ...]:
+        """The parts of a batch that the loss reads."""
+
+    @abc.abstractmethod
+    def networks(self) -> dict[str, nn.Module]:
+        """The components that are trained here, by name."""
+
+    @abc.abstractmethod
+    def init(self, key: Key[Array, ""], frozen: Mapping[str, Params]) -> dict[str, Params]:
+        """Fresh parameters of the trained components, by name; fit for jit and eval_shape.
+
+        frozen: the parameters of the components that are not trained here.
+        """
+
+    @abc.abstractmethod
+    def loss(self, frozen: Mapping[str, Component]) -> Loss:
+        """What is minimised. It reads the parameters of each component by its name."""
+
+    @abc.abstractmethod
+    def preview(self, folder: RunFolder, frozen: Mapping[str, Component], shown: Any) -> Preview:
+        """A function that draws or measures weights for a person, into the folder.
+
+        shown: what may change when the run is taken up again, of a type of the task's own.
+        """
+
+    def sample(
+        self, components: Mapping[str, Component], key: Key[Array, ""], **options: Any
+    ) -> Images | tuple[Images, Float[Array, "F N H W C"]]:
+        """Images that a run has learnt to draw. Raises UserError for a task that draws none."""
+        raise UserError(f"a {self.name} run draws no images: give a diffusion or gan run")
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold, without the fields that are at their defaults."""
+        values = {}
+        for name, field in _fields(type(self)).items():
+            value = getattr(self, name)
+            if value == field.default:
+                # Or runs made before there was such a field would be other runs.
+                continue
+            if name in self.specs:
+                value = spec.render(value)
+            values[name] = dataclasses.asdict(value) if isinstance(value, Source) else value
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> typing.Self:
+        """The task that `to_dict` told of. Raises UserError for values of no such task."""
+        fields, built = _fields(cls), {}
+        for name, value in values.items():
+            if name not in fields:
+                raise UserError(f"a {cls.__name__} has no {name}")
+            if name in cls.specs:
+                value = spec.build(value, cls.specs[name])
+            elif isinstance(value, dict):
+                value = Source(**value)
+            elif isinstance(value, list):
+                value = tuple(value)
+            built[name] = value
+        try:
+            return cls(**built)
+        except TypeError as error:
+            raise UserError(f"a {cls.__name__} cannot be made of these fields: {error}") from error
+
+
+def _fields(cls: type) -> dict[str, dataclasses.Field[Any]]:
+    return {field.name: field for field in dataclasses.fields(cls)}
+
+
+def params_of(components: Mapping[str, Component]) -> dict[str, Params]:
+    """The parameters of each component, by its name."""
+    return {name: component.params for name, component in components.items()}
+
+
+def plain(
+    loss: Callable[[Params, Key[Array, "B"], Mapping[str, Array]], Any], component: str
+) -> Loss:
+    """A loss of one component alone."""
+    return Loss(lambda params, frozen, keys, batch, gather: loss(params[component], keys, batch))
+
+
+def shapes(task: Task, frozen: Mapping[str, Params]) -> dict[str, Params]:
+    """The shapes of the trained components' parameters."""
+    return jax.eval_shape(lambda key: task.init(key, frozen), jax.random.key(0))

@@ -1,0 +1,237 @@
+"""What all runs that learn a denoiser share: its process, its space, and how it is drawn from."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float, Key
+
+import diffjax.conditions
+import diffjax.models
+import diffjax.samplers
+import diffjax.schedules
+import diffjax.spaces
+from diffjax import spec
+from diffjax.batches import in_batches
+from diffjax.conditions.base import Condition
+from diffjax.conditions.none import Unconditional
+from diffjax.data.images import to_uint8
+from diffjax.display.images import save_film, save_grid
+from diffjax.errors import UserError
+from diffjax.generate import generate, make_draw, times_of
+from diffjax.guidance.plan import Away, Guidance
+from diffjax.models.backbone import Backbone
+from diffjax.process import Process
+from diffjax.samplers.base import Sampler
+from diffjax.samplers.ddim import DDIM
+from diffjax.schedules.base import Schedule
+from diffjax.spaces.base import Autoencoder, Space
+from diffjax.spaces.pixels import Pixels
+from diffjax.spacings.base import Spacing
+from diffjax.tasks.base import Component, Preview, Source, Task
+from diffjax.training.run import RunFolder
+from diffjax.typing import Cond, Images, Keys, Params, Target
+
+DENOISER, AUTOENCODER = "denoiser", "autoencoder"
+Decode = Callable[[Float[np.ndarray, "N h w c"]], Float[np.ndarray, "N H W C"]]
+drawing = functools.lru_cache(maxsize=16)(make_draw)  # a second call compiles nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """How a preview is drawn; spacing None is what the sampler does best on."""
+
+    sampler: Sampler = DDIM()  # noqa: RUF009 frozen
+    spacing: Spacing | None = None
+    steps: int = 50
+    num: int = 64
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DenoiserTask(Task):
+    """A network that predicts what a process of noise has done, in a space, under a condition.
+
+    Raises UserError for parts that do not go together.
+    """
+
+    model: Backbone
+    image_shape: tuple[int, int, int]
+    schedule: Schedule
+    target: Target
+    condition: Condition = Unconditional()  # noqa: RUF009 frozen, as the next
+    space: Space = Pixels()  # noqa: RUF009
+    autoencoder: Source | None = None
+    sigma_data: float = 0.5
+    learned_variance: bool = False
+
+    specs: ClassVar[dict[str, Any]] = {
+        "model": diffjax.models,
+        "schedule": diffjax.schedules,
+        "condition": diffjax.conditions,
+        "space": diffjax.spaces,
+    }
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, Backbone):
+            raise UserError(
+                f"{spec.render(self.model)} predicts no noise: choose a backbone", option="model"
+            )
+        if self.space.needs_autoencoder != (self.autoencoder is not None):
+            needed = (
+                "needs an autoencoder" if self.space.needs_autoencoder else "has no use for one"
+            )
+            raise UserError(f"space {spec.render(self.space)} {needed}")
+        rows, steps = self.model.time_rows, self.schedule.steps
+        if rows is not None and rows < steps:
+            raise UserError(
+                f"the network's time embedding has {rows} rows and the schedule {steps} steps: "
+                f"give it num_train_timesteps={steps}"
+            )
+        self.process  # noqa: B018 - refuses what does not go together
+        self.shape  # noqa: B018
+
+    @property
+    def consistent(self) -> bool:
+        """Whether a consistency model is learnt."""
+        return False
+
+    @cached_property
+    def process(self) -> Process:
+        """The network's process, and how its output is read."""
+        return Process(
+            self.schedule,
+            self.target,
+            sigma_data=self.sigma_data,
+            learned_variance=self.learned_variance,
+            consistent=self.consistent,
+            time_input=self.model.time_input,
+        )
+
+    @cached_property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape of x0."""
+        return self.space.shape(self.image_shape)
+
+    @property
+    def batch_keys(self) -> tuple[str, ...]:
+        return ("image", *self.condition.batch_keys)
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {DENOISER: self.model}
+
+    def init(self, key: Key[Array, ""], frozen: Mapping[str, Params]) -> dict[str, Params]:
+        """The network's parameters, and under "schedule" a learnt schedule's."""
+        cond = self.condition.example(1)
+        given = () if cond is None else (cond,)
+        params = self.model.init(key, jnp.zeros((1, *self.shape)), jnp.zeros((1,)), *given)
+        learnt = self.schedule.init(jax.random.fold_in(key, 0))
+        tree = params["params"]
+        return {DENOISER: tree if learnt is None else {**tree, "schedule": learnt}}
+
+    def encoded(
+        self, components: Mapping[str, Component], params: Mapping[str, Params], keys: Keys,
+        batch: Mapping[str, Array],
+    ) -> Mapping[str, Array]:  # fmt: skip
+        """The batch with x0 in place of its images; `params` are data of a compiled step."""
+        stage = _stage(components, params)
+        return {**batch, "image": self.space.encode(keys, batch["image"], stage)}
+
+    def decoder(self, components: Mapping[str, Component], batch_size: int) -> Decode:
+        """A function from x0 to images, in batches."""
+        params = {name: components[name].params for name in components.keys() & {AUTOENCODER}}
+        if not self.space.needs_autoencoder:
+            return lambda x0: x0
+
+        @jax.jit
+        def decode(params: Mapping[str, Params], x0: Images) -> Images:
+            return self.space.decode(x0, _stage(components, params))
+
+        return lambda x0: in_batches(lambda rows: decode(params, rows), x0, batch_size)
+
+    def preview(self, folder: RunFolder, frozen: Mapping[str, Component], shown: Any) -> Preview:
+        """Draws the same noise with the weights it is given: a grid and a film; `shown`: Pictures."""
+        sampler, num = shown.sampler, shown.num
+        cond = self.condition.asked(None, num)
+        draw = make_draw(self.model, self.process, sampler, self.shape, limit=self.space.limit)
+        decode = self.decoder(frozen, num)
+
+        def picture(step: int, params: Params) -> None:
+            own = params[DENOISER]
+            times = times_of(self.process, own, shown.spacing or sampler.spacing, shown.steps)
+            key = jax.random.key(shown.seed)
+            x0, film = generate(draw, own, key, num, num, times, cond)
+            save_grid(folder.picture(step), to_uint8(decode(x0)))
+            save_film(folder.film, to_uint8(decoded_film(decode, film)))
+
+        return picture
+
+    def sample(
+        self,
+        components: Mapping[str, Component],
+        key: Key[Array, ""],
+        *,
+        labels: Sequence[Any] | np.ndarray | None = None,
+        num: int | None = None,
+        steps: int = 50,
+        sampler: str | Sampler = "ddim",
+        spacing: Spacing | None = None,
+        guidance: float | Sequence[float] | Guidance = 1.0,
+        batch_size: int = 64,
+        film: bool = False,
+    ) -> Images | tuple[Images, Float[Array, "F N H W C"]]:
+        """Images in [-1, 1], float32 NHWC; with `film` the trajectory of the first ones too.
+
+        labels: what the images are conditioned on, one per image; with `num` they repeat in turn.
+        guidance: the scale of classifier-free guidance, 1 is off; one per image, or a Guidance.
+        The images depend on neither `batch_size` nor the number of devices. Raises UserError for a
+        run that cannot do what is asked.
+        """
+        num = num or (len(labels) if labels is not None else 0)
+        if num < 1:
+            raise UserError("sample needs a number of images: give num or labels")
+        chosen = spec.build(sampler, diffjax.samplers) if isinstance(sampler, str) else sampler
+        cond = self.condition.asked(labels, num)
+        if not isinstance(guidance, Guidance):
+            guidance = self.guided(guidance, cond, num)
+        draw = drawing(self.model, self.process, chosen, self.shape, limit=self.space.limit)
+        params = components[DENOISER].params
+        times = times_of(self.process, params, spacing or chosen.spacing, steps)
+        x0, moments = generate(draw, params, key, num, batch_size, times, cond, guidance)
+        decode = self.decoder(components, min(batch_size, num))
+        images = jnp.clip(decode(x0), -1, 1)
+        return (images, jnp.asarray(decoded_film(decode, moments))) if film else images
+
+    def guided(self, scale: float | Sequence[float], cond: Cond, num: int) -> Guidance:
+        """Guidance away from the null condition. Raises UserError for a network without one."""
+        return Guidance() if (np.asarray(scale) == 1).all() else self.away(scale, cond, num)
+
+    def away(self, scale: float | Sequence[float], cond: Cond, num: int) -> Guidance:
+        """As `guided`, also at a scale of 1."""
+        scales = np.asarray(scale, np.float32)
+        if scales.shape not in ((), (num,)) or not np.isfinite(scales).all():
+            raise UserError(f"guidance={scale}: give one finite scale, or {num} of them")
+        return Guidance(Away(jnp.full(num, scales), self.condition.unwanted(cond)))
+
+
+def decoded_film(decode: Decode, film: Float[np.ndarray, "F M h w c"]) -> np.ndarray:
+    """Each moment of a trajectory as images."""
+    frames = decode(film.reshape(-1, *film.shape[2:]))
+    return np.asarray(frames).reshape(*film.shape[:2], *frames.shape[1:])
+
+
+def _stage(components: Mapping[str, Component], params: Mapping[str, Params]) -> Autoencoder | None:
+    """The autoencoder among the components, with weights that are data."""
+    if AUTOENCODER not in components:
+        return None
+    model, variables = components[AUTOENCODER].model, {"params": params[AUTOENCODER]}
+    return Autoencoder(
+        lambda images: model.apply(variables, images, method="encode"),
+        lambda z: model.apply(variables, z, method="decode"),
+    )

@@ -1,0 +1,85 @@
+"""A denoiser that learns from images."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, get_args
+
+import diffjax.time_laws
+import diffjax.weightings
+from diffjax.errors import UserError
+from diffjax.objectives.denoising import denoising_loss
+from diffjax.objectives.noising import LossFn
+from diffjax.objectives.variational import continuous_vlb_loss, hybrid_loss, vlb_loss
+from diffjax.tasks.base import Component
+from diffjax.tasks.denoisers import DENOISER, DenoiserTask
+from diffjax.time_laws.base import TimeLaw
+from diffjax.time_laws.grid import Grid
+from diffjax.training.step import Loss
+from diffjax.weightings.base import Weighting
+from diffjax.weightings.simple import Simple
+
+__all__ = ["Diffusion"]
+
+Objective = Literal["denoising", "hybrid", "vlb", "continuous_vlb"]
+LOSSES: dict[Objective, Callable[..., LossFn]] = {
+    "denoising": denoising_loss,
+    "hybrid": hybrid_loss,
+    "vlb": vlb_loss,
+    "continuous_vlb": continuous_vlb_loss,
+}
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Diffusion(DenoiserTask):
+    """Noised images back to images, by one of the losses.
+
+    Raises UserError for an option that the loss does not have.
+    """
+
+    objective: Objective = "denoising"
+    weighting: Weighting = Simple()  # noqa: RUF009 frozen, as the next
+    times: TimeLaw = Grid()  # noqa: RUF009
+    offset_noise: float = 0.0
+    huber: float = 0.0
+
+    specs: ClassVar[dict[str, Any]] = {
+        **DenoiserTask.specs,
+        "weighting": diffjax.weightings,
+        "times": diffjax.time_laws,
+    }
+
+    def loss(self, frozen: Mapping[str, Component], *, remat: bool = False) -> Loss:
+        """remat: blocks are computed again for the gradient, which saves memory."""
+        model = self.model
+        if remat:
+            if not hasattr(model, "remat"):
+                name = type(model).__name__
+                raise UserError(f"a {name} cannot compute its blocks again", option="remat")
+            model = model.clone(remat=True)
+        own = LOSSES[self.objective](
+            self.process, model.apply, condition=self.condition, **self._options()
+        )
+        return Loss(
+            lambda params, given, keys, batch, gather: own(
+                params[DENOISER], keys, self.encoded(frozen, given, keys, batch)
+            )
+        )
+
+    def _options(self) -> dict[str, Any]:
+        """The loss's own options. Raises UserError for one that is given and that it lacks."""
+        known = {name: inspect.signature(loss).parameters for name, loss in LOSSES.items()}
+        options = {}
+        for option in ("weighting", "times", "offset_noise", "huber"):
+            value = getattr(self, option)
+            if option in known[self.objective]:
+                options[option] = value
+            elif value != known["denoising"][option].default:
+                others = " or ".join(name for name, options in known.items() if option in options)
+                raise UserError(
+                    f"loss {self.objective} knows no {option}: leave it out, or choose loss "
+                    f"{others}",
+                    option=option,
+                )
+        return options

@@ -1,0 +1,109 @@
+"""A student that draws in a few steps, or in one, what its teacher draws in many."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from jaxtyping import Array, Key
+
+import diffjax.samplers
+import diffjax.time_laws
+import diffjax.weightings
+from diffjax.errors import UserError
+from diffjax.guidance import clip_x0
+from diffjax.objectives.consistency import IMPROVED, consistency_loss
+from diffjax.objectives.noising import LossFn
+from diffjax.objectives.progressive import progressive_loss
+from diffjax.objectives.teacher import Teacher
+from diffjax.process import Process
+from diffjax.samplers.base import Sampler
+from diffjax.samplers.ddim import DDIM
+from diffjax.tasks.base import Component, Source
+from diffjax.tasks.denoisers import DENOISER, DenoiserTask
+from diffjax.time_laws.base import TimeLaw
+from diffjax.training.step import Loss
+from diffjax.typing import Cond, Denoiser, Params
+from diffjax.weightings.base import Weighting
+from diffjax.weightings.truncated_snr import TruncatedSNR
+
+__all__ = ["Distillation"]
+
+Method = Literal["progressive", "consistency_distillation", "consistency_training"]
+TEACHER = "teacher"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Distillation(DenoiserTask):
+    """The teacher's network, trained further: it starts from the teacher's weights.
+
+    method: progressive distillation in student_steps steps, with `weighting`; consistency
+    distillation, whose path is cut into `intervals` that `solver` crosses; or consistency training,
+    which follows no teacher. `times` says how often each interval comes. Schedule, target and
+    condition are the teacher's, and a learnt schedule is not learnt further.
+    """
+
+    teacher: Source
+    method: Method = "progressive"
+    student_steps: int = 8
+    weighting: Weighting = TruncatedSNR()  # noqa: RUF009 frozen, as the next
+    intervals: int = 32
+    times: TimeLaw = IMPROVED
+    solver: Sampler = DDIM()  # noqa: RUF009
+
+    specs: ClassVar[dict[str, Any]] = {
+        **DenoiserTask.specs,
+        "weighting": diffjax.weightings,
+        "times": diffjax.time_laws,
+        "solver": diffjax.samplers,
+    }
+
+    training_only: ClassVar[tuple[str, ...]] = (TEACHER,)
+
+    @property
+    def consistent(self) -> bool:
+        return self.method != "progressive"
+
+    def init(self, key: Key[Array, ""], frozen: Mapping[str, Params]) -> dict[str, Params]:
+        """The teacher's parameters, where they are given."""
+        if TEACHER in frozen:
+            return {DENOISER: frozen[TEACHER]}
+        return super().init(key, frozen)
+
+    def loss(self, frozen: Mapping[str, Component]) -> Loss:
+        learnt = frozen[TEACHER].params  # a schedule's ends are tables of the compiled step
+        process = self.process.bind(learnt)
+        self._loss(process, None)  # refuses what cannot be, before anything is compiled
+
+        def function(params: Any, given: Any, keys: Any, batch: Any, gather: Any) -> Any:
+            own = self._loss(process, self._teacher(given[TEACHER]))
+            return own(params[DENOISER], keys, self.encoded(frozen, given, keys, batch))
+
+        return Loss(function)
+
+    def _teacher(self, params: Params) -> Teacher:
+        """The teacher as it is drawn from: its x0 kept within the space's bound."""
+        process = dataclasses.replace(self.process, consistent=False).bind(params)
+
+        def of(cond: Cond) -> Denoiser:
+            denoise = process.denoiser(self.model.apply, params, cond)
+            limit = self.space.limit
+            return denoise if limit is None else clip_x0(denoise, process.schedule, limit)
+
+        return of
+
+    def _loss(self, process: Process, teacher: Teacher | None) -> LossFn:
+        apply, condition = self.model.apply, self.condition
+        if self.method == "progressive":
+            steps, weighting = self.student_steps, self.weighting
+            return progressive_loss(
+                process, apply, teacher or _unseen, steps, weighting=weighting, condition=condition
+            )
+        follows = self.method == "consistency_distillation"
+        return consistency_loss(
+            process, apply, self.intervals, teacher if follows else None,
+            solver=self.solver, times=self.times, condition=condition,
+        )  # fmt: skip
+
+
+def _unseen(cond: Cond) -> Denoiser:
+    raise UserError("no teacher is given")

@@ -1,0 +1,186 @@
+"""The flags of the programs that train, and the way from them to trained weights."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import jax
+import optax
+from absl import flags
+
+import diffjax.data
+from diffjax import runs, session, spec
+from diffjax.data import Records
+from diffjax.errors import UserError
+from diffjax.runs import Run, RunConfig, Training
+from diffjax.session import Conduct, Work, first_process
+from diffjax.tasks.base import Component, Task
+from diffjax.training.loop import Plan
+from diffjax.training.parallel import PARALLELISM, on_one_device
+from diffjax.training.processes import joined
+from diffjax.training.step import Loss, check_batch
+from experiments.flags import devices, specs
+
+flags.adopt_module_key_flags(devices)
+# What a run is: another value is another run.
+DATASET = specs.define_spec("dataset", "embedded", diffjax.data, "the images to learn")
+IMAGE_SIZE = flags.DEFINE_integer(
+    "image_size", None, "crop to a square and resize to this many pixels", lower_bound=1
+)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "images per step, all devices", lower_bound=1)
+ACCUMULATE = flags.DEFINE_integer(
+    "accumulate", 1, "pieces that a device's batch is computed in, to save memory", lower_bound=1
+)
+LEARNING_RATE = flags.DEFINE_float("learning_rate", 2e-4, "Adam's peak rate", lower_bound=0)
+WARMUP_STEPS = flags.DEFINE_integer("warmup_steps", 100, "steps up to that rate", lower_bound=0)
+GRAD_CLIP = flags.DEFINE_float("grad_clip", 1.0, "the gradient's largest norm", lower_bound=0)
+EMA_DECAY = flags.DEFINE_float(
+    "ema_decay", 0.999, "decay of the averaged weights", lower_bound=0, upper_bound=1
+)
+SEED = flags.DEFINE_integer("seed", 0, "all randomness", lower_bound=0)
+# How long it goes on, and where and how it is computed: free to change when it is taken up again.
+DATA_DIR = flags.DEFINE_string("data_dir", None, "where prepared TFDS sets lie")
+MAX_BAD_RECORDS = flags.DEFINE_integer(
+    "max_bad_records", 0, "records that cannot be read and are skipped before the run fails",
+    lower_bound=0,
+)  # fmt: skip
+MAX_BAD_STEPS = flags.DEFINE_integer(
+    "max_bad_steps", 10,
+    "updates in a row that are not finite, and skipped, before the run goes back to its newest "
+    "checkpoint; the second time it stops",
+    lower_bound=1,
+)  # fmt: skip
+STEPS = flags.DEFINE_integer("steps", 10_000, "train up to this step", lower_bound=1)
+LOG_EVERY = flags.DEFINE_integer("log_every", 100, "steps per line of metrics", lower_bound=1)
+CHECKPOINT_EVERY = flags.DEFINE_integer(
+    "checkpoint_every", 1000, "steps per checkpoint", lower_bound=1
+)
+STEPS_PER_DISPATCH = flags.DEFINE_integer(
+    "steps_per_dispatch", 1, "steps that an accelerator takes without the host", lower_bound=1
+)
+PARALLEL = flags.DEFINE_enum(
+    "parallelism", "pmap", list(PARALLELISM),
+    "how the batch is cut among devices: pmap, or jit over a sharded mesh",
+)  # fmt: skip
+# Of this one start alone.
+DISTRIBUTED = flags.DEFINE_boolean(
+    "distributed", False, "one run of several processes; TPU pods and Slurm need no more than this"
+)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "with --distributed elsewhere: host:port of process 0"
+)
+NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "with --coordinator: how many there are", lower_bound=1
+)
+PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "with --coordinator: which of them this is, from 0", lower_bound=0
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "the run's folder; by default under runs/")
+
+IDENTITY = (
+    DATASET, IMAGE_SIZE, BATCH_SIZE, ACCUMULATE, LEARNING_RATE, WARMUP_STEPS, GRAD_CLIP, EMA_DECAY,
+    SEED,
+)  # fmt: skip
+FREE = (
+    DATA_DIR, MAX_BAD_RECORDS, MAX_BAD_STEPS, STEPS, LOG_EVERY, CHECKPOINT_EVERY,
+    STEPS_PER_DISPATCH, PARALLEL, devices.CPU_DEVICES,
+)  # fmt: skip
+
+
+def training() -> Training:
+    """The flags that make a run what it is, besides its task's."""
+    return Training(**{flag.name: flag.value for flag in IDENTITY})
+
+
+def open_records() -> Records:
+    """The training images that the flags name."""
+    check_batch(BATCH_SIZE.value, jax.device_count(), ACCUMULATE.value)
+    return training().open("train", DATA_DIR.value, MAX_BAD_RECORDS.value)
+
+
+def open_held_out() -> Records:
+    """What the data set holds out, in the run's size."""
+    return training().open("test", DATA_DIR.value)
+
+
+def build_for(text: str, package: ModuleType, wanted: Mapping[str, Any]) -> Any:
+    """The networks of --model with the options that the data and the task settle.
+
+    Raises UserError for a --model that has no such option, or another value of it.
+    """
+    model = spec.build(text, package, wanted)
+    for option, value in wanted.items():
+        if not hasattr(model, option):
+            raise UserError(f"--model={text} has no {option}, which is needed here: choose another")
+        if getattr(model, option) != value:
+            raise UserError(
+                f"--model has {option}={getattr(model, option)!r}, where {value!r} is needed: "
+                "leave it out"
+            )
+    return model
+
+
+def flags_text(experiment: str, own: Sequence[flags.FlagHolder]) -> str:
+    """flags.txt: a flagfile that repeats the run, in a folder of its own."""
+    return specs.flag_text(
+        [flag.name for flag in (*own, *IDENTITY, *FREE)],
+        f"python -m experiments.{experiment} --flagfile=flags.txt",
+    )
+
+
+@contextlib.contextmanager
+def processes() -> Iterator[None]:
+    """The run's processes, joined: what comes before this must not compute."""
+    given = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    if any(v is not None for v in given) and (None in given or not DISTRIBUTED.value):
+        raise UserError(
+            "--coordinator, --num_processes and --process_id go together, with --distributed"
+        )
+    devices.split_cpu()
+    with joined(DISTRIBUTED.value, *given):
+        yield
+
+
+def train(
+    task: Task,
+    records: Records,
+    text: str,
+    shown: Any,
+    show_every: int,
+    *,
+    loss: Callable[[Mapping[str, Component]], Loss] | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    done: Callable[[Run[Any]], None] | None = None,
+) -> None:
+    """Trains a task in the run's folder, and says how it ended.
+
+    text: what flags.txt holds. shown: what the task's preview takes, every show_every steps. loss:
+    in place of the task's own. done: called with the finished run in the first process.
+    """
+    config: RunConfig[Any] = RunConfig(task, training())
+    frozen = runs.load_frozen(task, training=True)
+    plan = Plan(
+        STEPS.value, LOG_EVERY.value, CHECKPOINT_EVERY.value, show_every, STEPS_PER_DISPATCH.value
+    )
+    own = (loss or task.loss)(frozen)
+    with session.run_folder(WORKDIR.value, config, text, say) as folder:
+        conduct = Conduct(plan, PARALLEL.value, MAX_BAD_STEPS.value, MAX_BAD_RECORDS.value, say)
+        preview = task.preview(folder, frozen, shown)
+        work = Work(config, records, frozen, own, preview, conduct, optimizer)
+        state = session.train_run(folder, work)
+        step = int(state.step)
+        if step < plan.steps:
+            say(f"stopped at step {step}: the same command goes on from there")
+            return
+        if done is not None and first_process():
+            params = on_one_device(state.eval_params)
+            components = {**frozen, **runs.trained_components(task, params)}
+            done(Run(folder, config, step, components))
+        say(f"done: step {step}, see {folder.report}")
+
+
+def say(line: str) -> None:
+    """A line on the terminal, of one process."""
+    if first_process():
+        print(line, flush=True)
