@@ -33,7 +33,7 @@ class Trained:
 
 @dataclasses.dataclass(frozen=True)
 class Judge:
-    """What a run of experiments.classifier has learnt: EMA weights at `step`."""
+    """What a classifier's run has learnt: EMA weights at `step`."""
 
     config: RunConfig
     model: nn.Module
@@ -45,11 +45,13 @@ def build(config: RunConfig) -> tuple[nn.Module, Process]:
     """The network and the process that a config describes. Raises UserError for a judge."""
     if config.schedule is None or config.target is None:
         raise UserError(
-            f"a run of experiments.{config.experiment} draws nothing: pass one of ddpm's"
+            f"a run of {config.experiment!r} draws nothing: pass a diffusion model's run"
         )
     model = spec.build(config.model, diffjax.models)
     if isinstance(model, Classifier):
-        raise UserError(f"--model={config.model} judges images and draws none: pass a backbone")
+        raise UserError(
+            f"model={config.model} judges images and draws none: pass a backbone", option="model"
+        )
     schedule = spec.build(config.schedule, diffjax.schedules)
     process = Process(
         schedule,
@@ -92,9 +94,7 @@ def load(folder: str | os.PathLike[str]) -> Trained:
 def build_judge(config: RunConfig) -> nn.Module:
     """The classifier that a config describes. Raises UserError for a config of another kind."""
     if config.experiment != "classifier":
-        raise UserError(
-            f"a run of experiments.{config.experiment} judges nothing: pass one of classifier's"
-        )
+        raise UserError(f"a run of {config.experiment!r} judges nothing: pass a classifier's run")
     return spec.build(config.model, diffjax.models)
 
 
@@ -104,7 +104,7 @@ def init_judge_params(model: nn.Module, config: RunConfig, key: Any) -> Params:
 
 
 def load_judge(folder: str | os.PathLike[str]) -> Judge:
-    """As `load`, of a run of experiments.classifier."""
+    """As `load`, of a classifier's run."""
     run, config = RunFolder.open(folder)
     model = build_judge(config)
     step, params = newest(run, lambda key: init_judge_params(model, config, key))
@@ -118,13 +118,15 @@ def check_fit(trained: Trained, judge: Judge) -> None:
         drawn, known = ("x".join(map(str, shape)) for shape in shapes)
         raise UserError(
             f"the run draws images of {drawn} and the judge knows {known}: "
-            "train a judge with the run's --dataset and --image_size"
+            "train a judge with the run's data set and image size",
+            option="judge",
         )
     classes = trained.config.num_classes, judge.config.num_classes
     if classes[0] not in (None, classes[1]):
         raise UserError(
             f"the run has {classes[0]} classes and the judge {classes[1]}: "
-            "train a judge with the run's --dataset"
+            "train a judge with the run's data set",
+            option="judge",
         )
 
 

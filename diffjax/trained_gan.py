@@ -1,4 +1,4 @@
-"""A run of experiments.gan as objects: its networks, the weights it has reached, and its images."""
+"""A GAN's run as objects: its networks, the weights it has reached, and its images."""
 
 import dataclasses
 import os
@@ -26,7 +26,7 @@ Draw = Callable[[Params, Float[Array, "N L"]], UInt8[np.ndarray, "N H W C"]]
 
 @dataclasses.dataclass(frozen=True)
 class TrainedGAN:
-    """What a run of experiments.gan has learnt: EMA weights of both networks at `step`."""
+    """What a GAN's run has learnt: EMA weights of both networks at `step`."""
 
     config: RunConfig
     model: nn.Module
@@ -37,7 +37,7 @@ class TrainedGAN:
 def build(config: RunConfig) -> Any:
     """The networks that a config describes. Raises UserError for a config of another kind."""
     if config.experiment != "gan":
-        raise UserError(f"a run of experiments.{config.experiment} is no GAN: pass one of gan's")
+        raise UserError(f"a run of {config.experiment!r} is no GAN: pass a GAN's run")
     return spec.build(config.model, diffjax.models.gan)
 
 

@@ -38,6 +38,7 @@ from diffjax.training.step import (
 from diffjax.typing import Params
 from experiments import data
 from experiments.flags import devices, specs
+from experiments.start.command import said
 
 flags.adopt_module_key_flags(devices)
 # What a run is: another value is another run.
@@ -173,7 +174,7 @@ def processes() -> Iterator[None]:
             "--coordinator, --num_processes and --process_id go together, with --distributed"
         )
     devices.split_cpu()
-    with joined(DISTRIBUTED.value, *given):
+    with joined(DISTRIBUTED.value, *given, said):
         yield
 
 

@@ -30,7 +30,7 @@ class RunConfig:
     num_classes is None where the network knows no label; `training` is every other flag that
     changes a number. schedule and target are None where nothing is diffused; objective says what a
     student learns by, and is None for all others. What follows is of the network's process, and of
-    the loss of experiments.ddpm.
+    the loss of a diffusion model.
     """
 
     experiment: str
@@ -118,7 +118,7 @@ class RunFolder:
         if (run.path / "config.json").exists():
             run._check_same(config)
         elif run.path.exists() and (not run.path.is_dir() or set(os.listdir(run.path)) - {LOCK}):
-            raise UserError(f"{run.path} exists and is no run: choose another --workdir")
+            raise UserError(f"{run.path} exists and is no run: choose another folder", "workdir")
         try:
             run.path.mkdir(parents=True, exist_ok=True)
             lock = (run.path / LOCK).open("a")
@@ -140,7 +140,8 @@ class RunFolder:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"{self.path} is in use by another process: wait, or choose another --workdir"
+                f"{self.path} is in use by another process: wait, or choose another folder",
+                option="workdir",
             ) from None
 
     @classmethod
@@ -164,7 +165,8 @@ class RunFolder:
             if made.get(name) != asked.get(name):
                 raise UserError(
                     f"{self.path} was made with {name}={made.get(name)}, not {asked.get(name)}: "
-                    "use the flags in its flags.txt, or another --workdir"
+                    "use the options in its flags.txt, or another folder",
+                    option="workdir",
                 )
 
 
