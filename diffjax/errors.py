@@ -2,9 +2,10 @@
 
 
 class UserError(ValueError):
-    """Something the user can put right: what is wrong, the value, and what to do.
+    """Something the user can put right: says what is wrong, the value, and what to do.
 
-    option: the name of the option that would put it right, which a program knows by its flag.
+    `option` is the name of the option whose value puts it right, where there is one. A program that
+    has a flag of this name adds the flag to the message.
     """
 
     def __init__(self, message: str, option: str | None = None) -> None:

@@ -3,6 +3,7 @@
 import ast
 import configparser
 import pathlib
+import re
 
 import pytest
 
@@ -71,6 +72,20 @@ def test_library_knows_no_flags_and_no_other_framework():
     for path in FILES:
         tops = {name.split(".")[0] for name in imported(path)}
         assert not tops & {"absl", "torch", "tensorflow", "experiments"}, path
+
+
+# Flags of other programs, and one that is read from a run's flags.txt.
+NAMED = {
+    "data/tfds.py": {"--file_format", "--data_dir"},  # the command line of `tfds build`
+    "run_report.py": {"--steps"},
+}
+
+
+def test_library_names_no_flag_and_no_program():
+    for path in FILES:
+        name = path.relative_to(ROOT / "diffjax").as_posix()
+        found = set(re.findall(r"(?<!-)--[a-z_]{3,}|\bexperiments\.", path.read_text()))
+        assert found <= NAMED.get(name, set()), f"{name} names {found}"
 
 
 def test_the_wheel_holds_every_package():

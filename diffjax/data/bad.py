@@ -13,7 +13,10 @@ class BadRecord(UserError):
     """
 
     def __init__(self, what: str, remedy: str) -> None:
-        super().__init__(f"{what}: {remedy}, or skip such records with --max_bad_records=10")
+        super().__init__(
+            f"{what}: {remedy}, or skip such records with max_bad_records=10",
+            option="max_bad_records",
+        )
         self.what = what
 
 
@@ -22,7 +25,7 @@ class Tally:
 
     def __init__(self, allowed: int) -> None:
         if allowed < 0:
-            raise UserError(f"max_bad_records is {allowed}: pass --max_bad_records=0 or more")
+            raise UserError(f"max_bad_records is {allowed}: choose 0 or more", "max_bad_records")
         self.allowed = allowed
         self._met: set[Hashable] = set()
         self._lock = threading.Lock()
@@ -48,6 +51,7 @@ class Tally:
         if not self.allowed:
             return error
         return UserError(
-            f"{error.what}: bad record {count}, and --max_bad_records={self.allowed} allows no "
-            "more; repair the data, or pass a larger number"
+            f"{error.what}: bad record {count}, and max_bad_records={self.allowed} allows no "
+            "more; repair the data, or choose a larger number",
+            option="max_bad_records",
         )

@@ -161,7 +161,8 @@ def _shape(headers: list[_Header], image_size: int | None) -> tuple[int, int, in
     if other and image_size is None:
         raise UserError(
             f"images differ in size: {str(first.path)!r} is {first.size[0]}x{first.size[1]} and "
-            f"{str(other.path)!r} is {other.size[0]}x{other.size[1]}: pass --image_size=64"
+            f"{str(other.path)!r} is {other.size[0]}x{other.size[1]}: give an image_size",
+            option="image_size",
         )
     channels = 1 if all(header.grey for header in headers) else 3
     return images.shape((first.size[1], first.size[0], channels), image_size)

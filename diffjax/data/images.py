@@ -61,7 +61,7 @@ def shape(native: Sequence[int], image_size: int | None) -> tuple[int, int, int]
     if image_size is None:
         return height, width, channels
     if image_size < 1:
-        raise UserError(f"image_size is {image_size}: pass --image_size=1 or more")
+        raise UserError(f"image_size is {image_size}: choose 1 or more", "image_size")
     return image_size, image_size, channels
 
 

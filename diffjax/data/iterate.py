@@ -82,17 +82,18 @@ def _order(count: int, seed: int, epoch: int) -> np.ndarray:
 
 def _check_batch_size(batch_size: int) -> None:
     if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}: pass --batch_size=1 or more")
+        raise UserError(f"batch_size is {batch_size}: choose 1 or more", "batch_size")
 
 
 def _check_layout(batch_size: int, process_count: int, seed: int) -> None:
     if batch_size % process_count:
         raise UserError(
             f"batch_size {batch_size} does not divide among {process_count} processes: "
-            f"pass --batch_size={process_count * -(-batch_size // process_count)}"
+            f"choose {process_count * -(-batch_size // process_count)}",
+            option="batch_size",
         )
     if not 0 <= seed < 2**32:
-        raise UserError(f"seed is {seed}: pass a --seed from 0 to {2**32 - 1}")
+        raise UserError(f"seed is {seed}: choose 0 to {2**32 - 1}", "seed")
 
 
 def _stack(rows: Sequence[Record]) -> Batch:

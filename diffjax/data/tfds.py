@@ -122,7 +122,9 @@ class TFDS:
             raise UserError(f"{self.name} has images of {feature.np_dtype}: only uint8 can be used")
         height, width, channels = feature.shape
         if image_size is None and None in (height, width):
-            raise UserError(f"images of {self.name} differ in size: pass --image_size=64")
+            raise UserError(
+                f"images of {self.name} differ in size: give an image_size", option="image_size"
+            )
         return images.shape((height or 0, width or 0, channels or 3), image_size)
 
 
@@ -273,7 +275,8 @@ def _missing(name: str, where: pathlib.Path) -> UserError:
     there = ", ".join(f"{'/'.join(part[:-1])}:{part[-1]}" for part in parts)
     return UserError(
         f"no data set {name!r} in {str(where)!r}{hint}; prepared there: {there or 'none'}; "
-        f"pass another --data_dir, or {_how_to_prepare(name, where)}"
+        f"give another data_dir, or {_how_to_prepare(name, where)}",
+        option="data_dir",
     )
 
 

@@ -48,7 +48,8 @@ class Grey(Measurement):
         if image_shape[-1] != 3:
             raise UserError(
                 "this run draws grey images, which have no colour to find: pass a run "
-                "on colour images, or --task=super_resolution"
+                "on colour images, or choose another task",
+                option="task",
             )
 
     @property

@@ -105,7 +105,7 @@ def _read_config(path: Path) -> UNet:
     try:
         model: UNet = spec.build(f"unet({text})", diffjax.models)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error}", error.option) from error
     return model
 
 

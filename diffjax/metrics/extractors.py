@@ -77,7 +77,7 @@ def make_features(
 
 
 def judge_features(apply: Apply, params: Params, image_shape: tuple[int, int, int]) -> Extractor:
-    """The features of a run of experiments.classifier, which takes images of its own shape alone.
+    """The features of a classifier's run, which takes images of its own shape alone.
 
     `apply({"params": params}, images)` gives logits and features.
     """

@@ -76,7 +76,8 @@ def check_knows(
         raise UserError(
             f"the judge agrees with {agrees.mean():.0%} of the labels of the run's data set and "
             f"with {own.mean():.0%} of its own: it has learnt other data; train one with the run's "
-            "--dataset"
+            "data set",
+            option="judge",
         )
 
 

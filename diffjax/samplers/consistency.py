@@ -28,8 +28,9 @@ class Consistency(Sampler):
     def check(self, process: Process) -> None:
         if not process.consistent:
             raise UserError(
-                "sampler consistency draws from consistency models alone: train one with "
-                "experiments.distill --method=consistency_distillation, or choose ddim"
+                "sampler consistency draws from consistency models alone: distil the model into "
+                "one, or choose ddim",
+                option="sampler",
             )
 
     def step(

@@ -37,8 +37,9 @@ class DDPM(Sampler):
         super().check(process)
         if self.variance == "learned" and not process.learned_variance:
             raise UserError(
-                "ddpm(variance='learned') needs a run trained with --learned_variance: "
-                "choose small or large"
+                "ddpm(variance='learned') needs a model that learnt its variance: "
+                "choose small or large",
+                option="sampler",
             )
 
     def step(

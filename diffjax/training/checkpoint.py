@@ -128,7 +128,7 @@ class Checkpoints:
             if found.get(name) != wanted:
                 raise UserError(
                     f"checkpoint {step} in {self._folder} has {name} as {found.get(name)}, this "
-                    f"model as {wanted}: use the flags that made the run"
+                    f"model as {wanted}: use the options that made the run"
                 )
 
     @contextlib.contextmanager

@@ -154,6 +154,7 @@ def check_batch(batch_size: int, devices: int, accumulate: int) -> None:
     pieces = devices * accumulate
     if batch_size < 1 or batch_size % pieces:
         raise UserError(
-            f"--batch_size={batch_size} cannot be divided by {pieces} "
-            f"({devices} devices x --accumulate={accumulate}): choose a multiple of {pieces}"
+            f"batch_size={batch_size} cannot be divided by {pieces} "
+            f"({devices} devices x accumulate={accumulate}): choose a multiple of {pieces}",
+            option="batch_size",
         )

@@ -21,6 +21,7 @@ from diffjax.training.parallel import PARALLELISM, on_one_device
 from diffjax.training.processes import joined
 from diffjax.training.step import Loss, check_batch
 from experiments.flags import devices, specs
+from experiments.start.command import said
 
 flags.adopt_module_key_flags(devices)
 # What a run is: another value is another run.
@@ -138,7 +139,7 @@ def processes() -> Iterator[None]:
             "--coordinator, --num_processes and --process_id go together, with --distributed"
         )
     devices.split_cpu()
-    with joined(DISTRIBUTED.value, *given):
+    with joined(DISTRIBUTED.value, *given, said):
         yield
 
 

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -24,7 +25,7 @@ def run(main: Callable[[], None]) -> None:
                 raise UserError(f"unexpected {argv[1]!r}: flags are written --name=value")
             main()
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {said(error)}", file=sys.stderr)
             return 1
         except BrokenPipeError:  # as of `| head`: who read this has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -41,6 +42,14 @@ def run(main: Callable[[], None]) -> None:
     # Orbax logs what it raises too, with the stack trace of each of its threads.
     logging.set_verbosity(logging.FATAL)
     app.run(guarded, flags_parser=_parse)
+
+
+def said(error: UserError) -> str:
+    """The error's message, and the flag that puts it right where the message does not name it."""
+    message, option = str(error), error.option
+    if option is None or option not in flags.FLAGS or re.search(rf"--{option}\b", message):
+        return message
+    return f"{message} (--{option})"
 
 
 def keep_compiled() -> None:
@@ -78,7 +87,8 @@ def _parse(argv: list[str]) -> list[str]:
             preset.fill(argv)
         return rest
     except (flags.Error, UserError) as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        message = said(error) if isinstance(error, UserError) else str(error)
+        print("error: " + " ".join(message.split()), file=sys.stderr)
         sys.exit(2)
 
 

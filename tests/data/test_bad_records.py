@@ -111,8 +111,8 @@ def test_fails_at_one_more_than_allowed_and_not_before(damaged, batch_size):
     with pytest.raises(UserError) as caught:
         labels(batches(Numbered(count, bad), batch_size, 0, max_bad_records=len(bad) - 1), steps)
     assert re.fullmatch(
-        rf"record \d+ is damaged: bad record {len(bad)}, and --max_bad_records={len(bad) - 1} "
-        "allows no more; repair the data, or pass a larger number",
+        rf"record \d+ is damaged: bad record {len(bad)}, and max_bad_records={len(bad) - 1} "
+        "allows no more; repair the data, or choose a larger number",
         str(caught.value),
     )
 
@@ -157,7 +157,7 @@ def test_no_good_record_at_all():
 
 
 def test_refuses_a_negative_number():
-    with pytest.raises(UserError, match="max_bad_records is -1: pass --max_bad_records=0"):
+    with pytest.raises(UserError, match="max_bad_records is -1: choose 0 or more"):
         batches(Numbered(4), 2, 0, max_bad_records=-1)
 
 
@@ -251,7 +251,7 @@ def test_folder_with_damaged_files_opens_and_keeps_its_order(
 
 def test_folder_with_too_many_damaged_files_does_not_open(tmp_path):
     data = Folder(write_pictures(tmp_path, bad={3, 6, 7}))
-    with pytest.raises(UserError, match=r"07\.jpg.*: bad record 3, and --max_bad_records=2 allows"):
+    with pytest.raises(UserError, match=r"07\.jpg.*: bad record 3, and max_bad_records=2 allows"):
         data.open("train", 8, 2)
     with pytest.raises(BadRecord, match=r"06\.jpg.*: remove it, or skip such records"):
         data.open("train", 8)
@@ -302,5 +302,5 @@ def test_tfds_record_with_damaged_image(tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert all("cannot read the image of record" in line for line in lines)
-    with pytest.raises(UserError, match=r"bad record 2, and --max_bad_records=1 allows no more"):
+    with pytest.raises(UserError, match=r"bad record 2, and max_bad_records=1 allows no more"):
         labels(batches(records, 27, 0, max_bad_records=1), 1)

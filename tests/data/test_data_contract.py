@@ -92,5 +92,5 @@ def test_spec_round_trip(dataset):
 
 @pytest.mark.parametrize("image_size", [0, -3])
 def test_no_size_below_one(dataset, image_size):
-    with pytest.raises(diffjax.errors.UserError, match=rf"image_size is {image_size}: pass"):
+    with pytest.raises(diffjax.errors.UserError, match=rf"image_size is {image_size}: choose 1"):
         dataset.open("train", image_size)

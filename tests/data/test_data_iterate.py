@@ -148,9 +148,9 @@ def test_errors_of_reading_threads_arrive_as_they_are():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch_size is 0: pass --batch_size=1 or more"),
-        ({"batch_size": 6, "process_count": 4}, "batch_size 6 .* 4 processes: .*--batch_size=8"),
-        ({"batch_size": 1, "seed": -1}, "seed is -1: pass a --seed from 0"),
+        ({"batch_size": 0}, "batch_size is 0: choose 1 or more"),
+        ({"batch_size": 6, "process_count": 4}, "batch_size 6 .* 4 processes: choose 8"),
+        ({"batch_size": 1, "seed": -1}, "seed is -1: choose 0 to"),
         ({"batch_size": 1, "seed": 2**32}, "seed is 4294967296"),
     ],
 )

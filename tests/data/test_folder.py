@@ -187,7 +187,7 @@ def test_refuses_sizes_that_differ(tmp_path):
     fill(tmp_path, "3.png", size=(9, 7))
     message = refusal(tmp_path)
     assert "3.png' is 9x7" in message
-    assert "pass --image_size=64" in message
+    assert "give an image_size" in message
 
 
 def test_refuses_images_beside_classes(tmp_path):

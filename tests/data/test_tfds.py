@@ -79,7 +79,7 @@ def test_a_text_of_another_name_is_no_caption(data_dir):
 
 
 def test_images_of_no_fixed_size_need_one(data_dir):
-    assert "images of loose differ in size: pass --image_size=64" in refusal(
+    assert "images of loose differ in size: give an image_size" in refusal(
         name="loose", data_dir=data_dir
     )
     assert TFDS("loose", data_dir).open("train", 9)[0]["image"].shape == (9, 9, 3)

@@ -6,9 +6,13 @@ import sys
 import time
 
 import pytest
+from absl import flags
 from PIL import Image
 from programs import ROOT, RUN_FLAGS, TINY, check_refused, program
 from sampling import sample_each, untrained
+
+from diffjax.errors import UserError
+from experiments.start.command import said
 
 WIDER = TINY.replace("(8,16)", "(8,24)")
 
@@ -26,7 +30,10 @@ WRONG = {
     "an unknown model option": (("--model=unet(chanels=3)",), "no option 'chanels'"),
     "an impossible model": ((f"{TINY[:-1]},attention_head_dim=0)",), "attention_head_dim"),
     "classes that the data lack": ((f"{TINY[:-1]},num_class_embeds=7)",), "10 classes"),
-    "an indivisible batch": (("--batch_size=9", "--accumulate=2"), "choose a multiple of 2"),
+    "an indivisible batch": (
+        ("--batch_size=9", "--accumulate=2"),
+        "choose a multiple of 2 (--batch_size)",
+    ),
     "no steps": (("--steps=0",), "steps"),
     "a judge for a backbone": (("--model=classifier",), "judges images and draws none"),
     "an image too small to be halved": (("--image_size=7",), "7"),
@@ -158,6 +165,21 @@ def test_help_explains_each_flag():
         "workdir",
     ):
         assert re.search(rf"--{flag}: \S", text), text
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (UserError("too small", "image_size"), "too small (--image_size)"),
+        (UserError("--image_size=1 is too small", "image_size"), "--image_size=1 is too small"),
+        (UserError("too small", "size"), "too small"),
+        (UserError("too small"), "too small"),
+    ],
+)
+def test_the_flag_that_puts_it_right_is_named_once(monkeypatch, error, line):
+    monkeypatch.setattr(flags, "FLAGS", flags.FlagValues())
+    flags.DEFINE_integer("image_size", None, "Pixels.", flag_values=flags.FLAGS)
+    assert said(error) == line
 
 
 def test_output_that_nobody_reads_any_more():

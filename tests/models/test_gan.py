@@ -132,7 +132,7 @@ def test_a_size_that_data_will_settle_is_needed_when_images_are():
     [
         ("dcgan(latent=0)", "latent must be above 0"),
         ("dcgan(latent='big')", "latent is a"),
-        ("dcgan(sample_size=30)", "an --image_size divisible by 4"),
+        ("dcgan(sample_size=30)", "a sample_size divisible by 4"),
         ("dcgan(channels=())", "at least one"),
         ("dcgan(channels=(8,-8))", "each a multiple of norm_num_groups=8"),
         ("dcgan(channels=(8,12))", "each a multiple of norm_num_groups=8"),

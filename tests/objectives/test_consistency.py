@@ -255,6 +255,6 @@ def test_refusals():
     for intervals in (0, 1000):
         with pytest.raises(UserError, match="choose 1 to 999"):
             loss(PROCESSES[0], intervals)
-    with pytest.raises(UserError, match=r"consistency models alone.*experiments.distill"):
+    with pytest.raises(UserError, match=r"consistency models alone.*choose ddim"):
         Consistency().check(Process(Cosine(), "v"))
     Consistency().check(PROCESSES[0])

@@ -178,7 +178,7 @@ def test_checkpoint_of_another_shape_or_dtype(tmp_path, like):
     with Checkpoints(tmp_path / "c") as checkpoints:
         checkpoints.save(1, state(), {})
         checkpoints.wait()
-        with pytest.raises(UserError, match="use the flags that made the run"):
+        with pytest.raises(UserError, match="use the options that made the run"):
             checkpoints.restore(like)
 
 

@@ -1,7 +1,7 @@
 """Which way a convolution takes on a CPU: the one that was quickest on the nearest measured shape.
 
-The table comes with the library; `experiments.benchmark convolutions` measures another on the
-machine it runs on and puts it into the user's cache folder, where it is used from the next start.
+The table comes with the library. Another one, measured on this machine and put into the user's
+cache folder, is used instead from the next start.
 """
 
 import functools
@@ -63,7 +63,7 @@ def table() -> tuple[Measured, ...]:
     except (OSError, ValueError, TypeError, KeyError) as error:
         print(
             f"{TUNED} is not used ({type(error).__name__}: {error}): "
-            "delete it or run `python -m experiments.benchmark convolutions`",
+            "measure a new one or delete it",
             file=sys.stderr,
         )
     return _read(SHIPPED)

@@ -120,5 +120,6 @@ def _check(net: DCGAN) -> None:
     if net.sample_size is not None and net.sample_size % times:
         raise UserError(
             f"dcgan(channels={net.channels}) doubles {levels} times and cannot end at "
-            f"{net.sample_size} pixels: give fewer, or an --image_size divisible by {times}"
+            f"{net.sample_size} pixels: give fewer, or a sample_size divisible by {times}",
+            option="image_size",
         )
