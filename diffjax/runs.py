@@ -4,12 +4,13 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-from collections.abc import Mapping
-from typing import Any, Generic, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, overload
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+import numpy as np
+from jaxtyping import Array, Key
 
 import diffjax.data
 import diffjax.tasks
@@ -17,10 +18,13 @@ from diffjax import spec
 from diffjax.checksum import checksum
 from diffjax.data import Records
 from diffjax.errors import UserError
+from diffjax.guidance.plan import Guidance
 from diffjax.interop import load_unet2d
 from diffjax.interop.safetensors import read_json
 from diffjax.models.stateful import merge_state, split_state
-from diffjax.tasks.base import Component, Source, Task, params_of, shapes
+from diffjax.samplers.base import Sampler
+from diffjax.spacings.base import Spacing
+from diffjax.tasks.base import Asked, Component, Samples, Source, Task, params_of, shapes
 from diffjax.training.checkpoint import Checkpoints
 from diffjax.training.run import CONFIG, RunFolder, as_text
 from diffjax.typing import Images, Params
@@ -84,6 +88,18 @@ class RunConfig(Generic[T]):
         return f"{self.task.name}_{dataset}_{digest}"
 
 
+class Options(TypedDict, total=False):
+    """What `Run.sample` takes besides its key; defaults are those of tasks.base.Asked."""
+
+    labels: Sequence[Any] | np.ndarray | None
+    num: int | None
+    steps: int
+    sampler: str | Sampler
+    spacing: Spacing | None
+    guidance: float | Sequence[float] | Guidance
+    batch_size: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Run(Generic[T]):
     """What a run has learnt: its components with the EMA weights of its newest checkpoint."""
@@ -104,16 +120,30 @@ class Run(Generic[T]):
             raise UserError(f"no {name!r} in this run: it has {', '.join(self.components)}")
         return self.components[name]
 
+    @overload
     def sample(
-        self, key: Key[Array, ""], **options: Any
-    ) -> Images | tuple[Images, Float[Array, "F N H W C"]]:
-        """Images in [-1, 1], float32 NHWC, drawn with the task's options: see its `sample`.
+        self, key: Key[Array, ""], *, film: Literal[False] = False, **options: Unpack[Options]
+    ) -> Images: ...
+    @overload
+    def sample(
+        self, key: Key[Array, ""], *, film: Literal[True], **options: Unpack[Options]
+    ) -> Samples: ...
+    def sample(
+        self, key: Key[Array, ""], *, film: bool = False, **options: Unpack[Options]
+    ) -> Images | Samples:
+        """Images in [-1, 1], float32 NHWC; with `film` the trajectory of the first ones too.
 
-        run.sample(key, labels=[0, 3, 7], steps=50, sampler="ddim", guidance=3.0), or num=16. With
-        film=True the trajectory of the first images too. The images depend on the key alone, not on
-        batch_size. Raises UserError for what the run cannot do.
+        run.sample(key, labels=[0, 3, 7], steps=50, sampler="ddim", guidance=3.0), or num=16.
+
+        labels: what the images are conditioned on, one per image; with num they repeat in turn, and
+        without labels each class comes in turn. sampler: a spec or an object. spacing: the times
+        that it visits, by default those it does best on. guidance: the scale of classifier-free
+        guidance, 1 is off; one for all, one per image, or a guidance.plan.Guidance. The images
+        depend on neither batch_size nor the number of devices. Raises UserError for what the run
+        cannot do.
         """
-        return self.task.sample(self.components, key, **options)
+        found = self.task.sample(self.components, key, Asked(**options))
+        return found if film else found.images
 
     def open(self, split: diffjax.data.Split, data_dir: str | None = None) -> Records:
         """The images of a split of the run's data set. Raises UserError where it is not there."""

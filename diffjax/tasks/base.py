@@ -3,16 +3,20 @@
 import abc
 import dataclasses
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Key
 
 from diffjax import spec
 from diffjax.errors import UserError
+from diffjax.guidance.plan import Guidance
+from diffjax.samplers.base import Sampler
+from diffjax.spacings.base import Spacing
 from diffjax.training.run import RunFolder
 from diffjax.training.step import Loss
 from diffjax.typing import Images, Params
@@ -52,6 +56,34 @@ class Component:
         return spec.render(self.model)
 
 
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What is asked of a draw: see `runs.Run.sample`."""
+
+    labels: Sequence[Any] | np.ndarray | None = None
+    num: int | None = None
+    steps: int = 50
+    sampler: str | Sampler = "ddim"
+    spacing: Spacing | None = None
+    guidance: float | Sequence[float] | Guidance = 1.0
+    batch_size: int = 64
+
+    @property
+    def count(self) -> int:
+        """How many images. Raises UserError where nothing says."""
+        found = self.num or (0 if self.labels is None else len(self.labels))
+        if found < 1:
+            raise UserError("sample needs a number of images: give num or labels")
+        return found
+
+
+class Samples(NamedTuple):
+    """Images in [-1, 1], and the trajectory of the first ones."""
+
+    images: Images
+    film: Float[Array, "F M H W C"]
+
+
 class Task(abc.ABC):
     """A kind of run, as a frozen dataclass: its fields are what makes a run the run it is.
 
@@ -60,9 +92,7 @@ class Task(abc.ABC):
     """
 
     specs: ClassVar[Mapping[str, ModuleType]] = {}
-    training_only: ClassVar[
-        tuple[str, ...]
-    ] = ()  # components from elsewhere that nothing is drawn with
+    training_only: ClassVar[tuple[str, ...]] = ()  # sources that drawing does without
     image_shape: tuple[int, int, int]
 
     @property
@@ -103,8 +133,8 @@ class Task(abc.ABC):
         """
 
     def sample(
-        self, components: Mapping[str, Component], key: Key[Array, ""], **options: Any
-    ) -> Images | tuple[Images, Float[Array, "F N H W C"]]:
+        self, components: Mapping[str, Component], key: Key[Array, ""], asked: Asked
+    ) -> Samples:
         """Images that a run has learnt to draw. Raises UserError for a task that draws none."""
         raise UserError(f"a {self.name} run draws no images: give a diffusion or gan run")
 

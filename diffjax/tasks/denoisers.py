@@ -24,7 +24,7 @@ from diffjax.conditions.none import Unconditional
 from diffjax.data.images import to_uint8
 from diffjax.display.images import save_film, save_grid
 from diffjax.errors import UserError
-from diffjax.generate import generate, make_draw, times_of
+from diffjax.generate import Draw, generate, make_draw, times_of
 from diffjax.guidance.plan import Away, Guidance
 from diffjax.models.backbone import Backbone
 from diffjax.process import Process
@@ -40,7 +40,8 @@ from diffjax.typing import Cond, Images, Keys, Params, Target
 
 DENOISER, AUTOENCODER = "denoiser", "autoencoder"
 Decode = Callable[[Float[np.ndarray, "N h w c"]], Float[np.ndarray, "N H W C"]]
-drawing = functools.lru_cache(maxsize=16)(make_draw)  # a second call compiles nothing
+# A second call compiles nothing.
+drawing: Callable[..., Draw] = functools.lru_cache(maxsize=16)(make_draw)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +157,7 @@ class DenoiserTask(Task):
         return lambda x0: in_batches(lambda rows: decode(params, rows), x0, batch_size)
 
     def preview(self, folder: RunFolder, frozen: Mapping[str, Component], shown: Any) -> Preview:
-        """Draws the same noise with the weights it is given: a grid and a film; `shown`: Pictures."""
+        """Draws the same noise with the weights it is given; `shown` are Pictures."""
         sampler, num = shown.sampler, shown.num
         cond = self.condition.asked(None, num)
         draw = make_draw(self.model, self.process, sampler, self.shape, limit=self.space.limit)
@@ -173,40 +174,21 @@ class DenoiserTask(Task):
         return picture
 
     def sample(
-        self,
-        components: Mapping[str, Component],
-        key: Key[Array, ""],
-        *,
-        labels: Sequence[Any] | np.ndarray | None = None,
-        num: int | None = None,
-        steps: int = 50,
-        sampler: str | Sampler = "ddim",
-        spacing: Spacing | None = None,
-        guidance: float | Sequence[float] | Guidance = 1.0,
-        batch_size: int = 64,
-        film: bool = False,
-    ) -> Images | tuple[Images, Float[Array, "F N H W C"]]:
-        """Images in [-1, 1], float32 NHWC; with `film` the trajectory of the first ones too.
-
-        labels: what the images are conditioned on, one per image; with `num` they repeat in turn.
-        guidance: the scale of classifier-free guidance, 1 is off; one per image, or a Guidance.
-        The images depend on neither `batch_size` nor the number of devices. Raises UserError for a
-        run that cannot do what is asked.
-        """
-        num = num or (len(labels) if labels is not None else 0)
-        if num < 1:
-            raise UserError("sample needs a number of images: give num or labels")
+        self, components: Mapping[str, Component], key: Key[Array, ""], asked: Asked
+    ) -> Samples:
+        """Images by the asked sampler and guidance. Raises UserError for what the run cannot do."""
+        num, sampler, guidance = asked.count, asked.sampler, asked.guidance
         chosen = spec.build(sampler, diffjax.samplers) if isinstance(sampler, str) else sampler
-        cond = self.condition.asked(labels, num)
+        cond = self.condition.asked(asked.labels, num)
         if not isinstance(guidance, Guidance):
             guidance = self.guided(guidance, cond, num)
         draw = drawing(self.model, self.process, chosen, self.shape, limit=self.space.limit)
         params = components[DENOISER].params
-        times = times_of(self.process, params, spacing or chosen.spacing, steps)
-        x0, moments = generate(draw, params, key, num, batch_size, times, cond, guidance)
-        decode = self.decoder(components, min(batch_size, num))
+        times = times_of(self.process, params, asked.spacing or chosen.spacing, asked.steps)
+        x0, film = generate(draw, params, key, num, asked.batch_size, times, cond, guidance)
+        decode = self.decoder(components, min(asked.batch_size, num))
         images = jnp.clip(decode(x0), -1, 1)
-        return (images, jnp.asarray(decoded_film(decode, moments))) if film else images
+        return Samples(images, jnp.asarray(decoded_film(decode, film)))
 
     def guided(self, scale: float | Sequence[float], cond: Cond, num: int) -> Guidance:
         """Guidance away from the null condition. Raises UserError for a network without one."""
@@ -230,7 +212,8 @@ def _stage(components: Mapping[str, Component], params: Mapping[str, Params]) ->
     """The autoencoder among the components, with weights that are data."""
     if AUTOENCODER not in components:
         return None
-    model, variables = components[AUTOENCODER].model, {"params": params[AUTOENCODER]}
+    model: Any = components[AUTOENCODER].model
+    variables = {"params": params[AUTOENCODER]}
     return Autoencoder(
         lambda images: model.apply(variables, images, method="encode"),
         lambda z: model.apply(variables, z, method="decode"),

@@ -20,7 +20,7 @@ from diffjax.errors import UserError
 from diffjax.generate import FILM_FRAMES, FILM_IMAGES
 from diffjax.objectives.adversarial import GAMES, adversarial_loss
 from diffjax.randomness import normal, sample_keys
-from diffjax.tasks.base import Component, Preview, Task
+from diffjax.tasks.base import Asked, Component, Preview, Samples, Task
 from diffjax.training.run import RunFolder
 from diffjax.training.step import Loss
 from diffjax.typing import Images, Params
@@ -80,7 +80,7 @@ class GAN(Task):
         return Loss(lambda params, frozen, keys, batch, gather: own(params, keys, batch))
 
     def preview(self, folder: RunFolder, frozen: Mapping[str, Component], shown: Any) -> Preview:
-        """Draws the same latents with the weights it is given: a grid and a film; `shown`: Pictures.
+        """Draws the same latents with the weights it is given; `shown` are Pictures.
 
         In the film each image of the grid turns into the next, along the great circle between
         their latents.
@@ -97,16 +97,15 @@ class GAN(Task):
         return picture
 
     def sample(
-        self, components: Mapping[str, Component], key: Key[Array, ""], **options: Any
-    ) -> Images:
-        """`num` images in [-1, 1], float32 NHWC. Raises UserError for any other option."""
-        num = options.pop("num", None)
-        if options:
-            raise UserError(f"a GAN draws in one step and knows no {min(options)}: leave it out")
-        if not num:
-            raise UserError("sample needs a number of images: give num")
-        z = latents(self.model, key, num)
-        return jnp.asarray(drawing(self.model)(components[GENERATOR].params, z))
+        self, components: Mapping[str, Component], key: Key[Array, ""], asked: Asked
+    ) -> Samples:
+        """Images in one step, and no trajectory. Raises UserError for any option but a number."""
+        for option in ("labels", "steps", "sampler", "spacing", "guidance"):
+            if getattr(asked, option) != getattr(Asked(), option):
+                raise UserError(f"a GAN draws in one step and knows no {option}: leave it out")
+        z = latents(self.model, key, asked.count)
+        images = jnp.asarray(drawing(self.model)(components[GENERATOR].params, z))
+        return Samples(images, images[None])
 
 
 def latents(model: Any, key: Key[Array, ""], num: int) -> Latents:

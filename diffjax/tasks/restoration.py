@@ -27,7 +27,7 @@ from diffjax.tasks.examined import (
 )
 from diffjax.training.run import RunFolder
 from diffjax.training.step import Loss
-from diffjax.typing import Params
+from diffjax.typing import Apply, Params
 
 __all__ = ["Restoration"]
 
@@ -48,7 +48,8 @@ class Restoration(ExaminedTask):
         images = read_held_out(shown.records)["image"]
         keys = sample_keys(jax.random.key(shown.seed), 0, len(images))
         veiled = np.asarray(veil(keys, jnp.asarray(images)))
-        predict = jax.jit(lambda params, x: self.model.apply({"params": params}, x))
+        apply: Apply = self.model.apply
+        predict = jax.jit(lambda params, x: apply({"params": params}, x))
 
         def exam(params: Params) -> tuple[Figures, Rows]:
             found = in_batches(lambda batch: predict(params, batch), veiled, BATCH)

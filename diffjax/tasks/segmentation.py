@@ -26,7 +26,7 @@ from diffjax.tasks.examined import (
 )
 from diffjax.training.run import RunFolder
 from diffjax.training.step import Loss
-from diffjax.typing import Params
+from diffjax.typing import Apply, Params
 
 __all__ = ["Segmentation"]
 
@@ -49,7 +49,8 @@ class Segmentation(ExaminedTask):
         names = self.class_names
         held_out = read_held_out(shown.records)
         images, truth = held_out["image"], np.minimum(held_out["mask"], len(names) - 1)
-        predict = jax.jit(lambda params, x: self.model.apply({"params": params}, x).argmax(-1))
+        apply: Apply = self.model.apply
+        predict = jax.jit(lambda params, x: apply({"params": params}, x).argmax(-1))
         simple = {}
         if len(names) == 2:
             simple["threshold_iou"] = threshold_iou(images.mean(-1), truth > 0)

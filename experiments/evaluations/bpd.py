@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import tqdm
 from absl import flags
 
@@ -48,7 +50,7 @@ def tell_bits(run: Run[DenoiserTask], real: Batch, path: pathlib.Path) -> None:
     """Computes the images' bits/dim, saves and prints them."""
     steps = BPD_STEPS.value or run.task.process.schedule.steps
     effort = Effort(steps, BPD_DRAWS.value, ODE_STEPS.value, PROBES.value)
-    denoiser, cond = run[DENOISER], run.task.condition.of_batch(real)
+    denoiser, cond = run[DENOISER], run.task.condition.of_batch(jax.tree.map(jnp.asarray, real))
     tell = make_measure(denoiser.model.apply, run.task.process, denoiser.params, effort)
 
     def progress(work: list[Any]) -> Iterable[Any]:

@@ -91,7 +91,8 @@ FREE = (
 
 def training() -> Training:
     """The flags that make a run what it is, besides its task's."""
-    return Training(**{flag.name: flag.value for flag in IDENTITY})
+    values: dict[str, Any] = {flag.name: flag.value for flag in IDENTITY}
+    return Training(**values)
 
 
 def open_records() -> Records:
