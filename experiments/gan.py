@@ -30,10 +30,11 @@ from diffjax.metrics.judge import (
     confidence,
     make_judge,
 )
-from diffjax.objectives.adversarial import GAMES, adversarial_loss, two_time_scales
+from diffjax.objectives.adversarial import GAMES, adversarial_loss
 from diffjax.trained import Judge, load_judge
 from diffjax.trained_gan import TrainedGAN, build, draw, init_params, latents, make_draw
 from diffjax.training.parallel import on_one_device
+from diffjax.training.optimizers import two_time_scales
 from diffjax.training.run import RunConfig, RunFolder
 from diffjax.training.step import LossFn
 from diffjax.typing import Params

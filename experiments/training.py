@@ -22,6 +22,7 @@ from diffjax.training.checkpoint import Checkpoints
 from diffjax.training.guard import Guard, NotFinite
 from diffjax.training.journal import Journal, Log
 from diffjax.training.loop import Plan, train
+from diffjax.training.optimizers import make_optimizer
 from diffjax.training.parallel import PARALLELISM, on_one_device, replicate, wait_for_all
 from diffjax.training.processes import joined
 from diffjax.training.run import RunConfig, RunFolder
@@ -31,7 +32,6 @@ from diffjax.training.step import (
     TrainState,
     check_batch,
     init_state,
-    make_optimizer,
     make_train_step,
     tensor_names,
 )

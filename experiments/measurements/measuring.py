@@ -23,7 +23,8 @@ from diffjax.errors import UserError
 from diffjax.objectives.denoising import denoising_loss
 from diffjax.process import Process
 from diffjax.schedules.linear import Linear
-from diffjax.training.step import TrainState, TrainStep, init_state, make_optimizer, make_train_step
+from diffjax.training.optimizers import make_optimizer
+from diffjax.training.step import TrainState, TrainStep, init_state, make_train_step
 from diffjax.typing import Params
 
 # DDPM's own network (Ho et al. 2020, app. B), and one such as a CPU trains.
