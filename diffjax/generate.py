@@ -10,7 +10,8 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, UInt8
 
-from diffjax.display.images import to_uint8
+from diffjax.batches import padded
+from diffjax.data.images import to_uint8
 from diffjax.errors import UserError
 from diffjax.guidance.plan import Guidance, guide
 from diffjax.process import Process
@@ -139,9 +140,8 @@ def generate(
         batch_size = -(-batch_size // devices) * devices
     made: list[np.ndarray] = []
     films: list[np.ndarray] = []
-    for first in range(0, num, batch_size):
+    for first, rows in padded(num, batch_size):
         keys = sample_keys(jax.random.key(seed), first, batch_size)
-        rows = np.arange(first, first + batch_size) % num
         chosen = None if labels is None else jnp.asarray(labels[rows])
         images, moments = draw(params, keys, chosen, times, guidance.rows(jnp.asarray(rows)))
         made.append(to_uint8(jax.device_get(images)))

@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, UInt8
 
 import diffjax.models.gan
 from diffjax import spec
-from diffjax.display.images import to_uint8
+from diffjax.batches import padded
+from diffjax.data.images import to_uint8
 from diffjax.errors import UserError
 from diffjax.randomness import normal, sample_keys
 from diffjax.trained import newest
@@ -64,8 +65,7 @@ def make_draw(model: Any) -> Draw:
     generate = jax.jit(lambda params, z: model.apply({"params": params}, z, method="generate"))
 
     def draw(params: Params, z: Float[Array, "N L"]) -> UInt8[np.ndarray, "N H W C"]:
-        places = np.arange(-(-len(z) // BATCH) * BATCH) % len(z)
-        batches = [np.asarray(generate(params, z[i])) for i in places.reshape(-1, BATCH)]
+        batches = [np.asarray(generate(params, z[rows])) for _, rows in padded(len(z), BATCH)]
         return to_uint8(np.concatenate(batches)[: len(z)])
 
     return draw

@@ -13,8 +13,8 @@ import diffjax.data
 import diffjax.models
 from diffjax import spec
 from diffjax.data import Records
-from diffjax.display.images import write_whole
 from diffjax.errors import UserError
+from diffjax.files import write_text
 from diffjax.metrics.judge import make_judge
 from diffjax.objectives.classification import classification_loss
 from diffjax.trained import build_judge, init_judge_params
@@ -95,7 +95,7 @@ def make_exam(run: RunFolder, held_out: Records, model: nn.Module) -> Callable[[
         images, accuracy = len(held_out), right / len(held_out)
         training.say(f"step {step}: {accuracy:.2%} of {images} held-out images right")
         text = json.dumps({"step": step, "accuracy": accuracy, "images": images}) + "\n"
-        write_whole(run.path / "accuracy.json", lambda part: part.write_text(text))
+        write_text(run.path / "accuracy.json", text)
 
     return exam
 

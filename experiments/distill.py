@@ -4,12 +4,10 @@ python -m experiments.distill --teacher=RUN --method=progressive --student_steps
 A progressive student is the next one's teacher: 8 steps, then 4, 2 and 1, a run each.
 """
 
-import hashlib
 import typing
 from typing import Any
 
 import jax
-import numpy as np
 from absl import flags
 from flax import linen as nn
 
@@ -17,6 +15,7 @@ import diffjax.samplers
 import diffjax.time_laws
 import diffjax.weightings
 from diffjax import spec
+from diffjax.checksum import checksum
 from diffjax.data import Records
 from diffjax.errors import UserError
 from diffjax.guidance import clip_x0
@@ -176,7 +175,7 @@ def describe(teacher: Trained, steps: int) -> RunConfig:
             fields[name] = spec.render(spec.build(learnt.pop(name), package, defaults))
     if METHOD.value == "progressive":
         learnt["student_steps"] = steps
-    of_teacher = {"teacher_step": teacher.step, "teacher_sha256": fingerprint(teacher.params)}
+    of_teacher = {"teacher_step": teacher.step, "teacher_sha256": checksum(teacher.params)}
     return RunConfig(
         experiment="distill",
         model=its.model,
@@ -190,16 +189,6 @@ def describe(teacher: Trained, steps: int) -> RunConfig:
         learned_variance=its.learned_variance,
         **fields,
     )
-
-
-def fingerprint(params: Params) -> str:
-    """SHA-256 of weights: of each leaf's path, shape, type and bytes."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(params)):
-        array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)}{array.shape}{array.dtype}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def frozen(teacher: Trained, params: Params) -> Teacher:

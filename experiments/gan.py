@@ -18,9 +18,10 @@ from jaxtyping import Array, Float, Int
 import diffjax.models.gan
 from diffjax import spec
 from diffjax.data import Records, images
-from diffjax.display.images import save_film, save_grid, write_whole
+from diffjax.display.images import save_film, save_grid
 from diffjax.editing.interpolation import slerp
 from diffjax.errors import UserError
+from diffjax.files import write_text
 from diffjax.generate import FILM_FRAMES, FILM_IMAGES
 from diffjax.metrics.judge import (
     Opinion,
@@ -33,8 +34,8 @@ from diffjax.metrics.judge import (
 from diffjax.objectives.adversarial import GAMES, adversarial_loss
 from diffjax.trained import Judge, load_judge
 from diffjax.trained_gan import TrainedGAN, build, draw, init_params, latents, make_draw
-from diffjax.training.parallel import on_one_device
 from diffjax.training.optimizers import two_time_scales
+from diffjax.training.parallel import on_one_device
 from diffjax.training.run import RunConfig, RunFolder
 from diffjax.training.step import LossFn
 from diffjax.typing import Params
@@ -179,7 +180,7 @@ def make_census(
         samples = {"num": JUDGED, **opinion(look(judge.params, drawn).logits)}
         about = {"step": trained.step, "judge": folder, "judge_step": judge.step}
         text = json.dumps({**about, "samples": samples, "real": real}, indent=2) + "\n"
-        write_whole(path, lambda part: part.write_text(text))
+        write_text(path, text)
         for row in table(samples, real, names):
             training.say("{:<34}{:>10}{:>10}".format(*row))
 

@@ -13,8 +13,9 @@ from absl import flags
 import diffjax.samplers
 import diffjax.spacings
 from diffjax import spec
-from diffjax.display.images import save_film, save_grid, write_whole
+from diffjax.display.images import save_film, save_grid
 from diffjax.errors import UserError
+from diffjax.files import write_whole
 from diffjax.generate import generate, make_draw, times_of
 from diffjax.trained import load
 from experiments.flags import devices, edits, guiding, specs

@@ -18,11 +18,13 @@ from matplotlib import colormaps
 
 import diffjax.models
 from diffjax import spec
+from diffjax.batches import in_batches
 from diffjax.data import Records
+from diffjax.data.images import to_uint8
 from diffjax.data.skipping import read_all
-from diffjax.display.images import grid, to_uint8, write_whole
+from diffjax.display.images import grid
 from diffjax.errors import UserError
-from diffjax.metrics.batches import in_batches
+from diffjax.files import write_text, write_whole
 from diffjax.metrics.checkerboard import checkerboard_energy
 from diffjax.metrics.psnr import psnr
 from diffjax.metrics.segmentation import confusion, dice, iou, threshold_iou
@@ -210,7 +212,7 @@ def make_show(run: RunFolder, exam: Exam) -> Callable[[int, Params], None]:
         path = run.samples / f"step_{step:08d}.png"
         write_whole(path, lambda part: sheet.save(part, format="PNG"))
         text = json.dumps({"step": step, **figures}, indent=2) + "\n"
-        write_whole(run.path / "held_out.json", lambda part: part.write_text(text))
+        write_text(run.path / "held_out.json", text)
         numbers = {n: v for n, v in figures.items() if not isinstance(v, dict)}
         training.say(f"step {step}: " + ", ".join(f"{n} {v:.4g}" for n, v in numbers.items()))
         if step == training.STEPS.value and "iou" in figures:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import IO, Any, Literal
 
 from diffjax.errors import UserError
+from diffjax.files import write_text
 from diffjax.typing import Target
 
 LOCK = ".lock"
@@ -128,8 +129,8 @@ class RunFolder:
             run._hold(lock)
             try:
                 run.samples.mkdir(exist_ok=True)
-                _write(run.path / "flags.txt", flags)
-                _write(run.path / "config.json", config.to_json() + "\n")
+                write_text(run.path / "flags.txt", flags)
+                write_text(run.path / "config.json", config.to_json() + "\n")
             except OSError as error:
                 raise UserError(f"cannot write {run.path}: {error.strerror}") from error
             yield run
@@ -171,9 +172,3 @@ class RunFolder:
 def _flat(config: RunConfig) -> dict[str, Any]:
     values = json.loads(json.dumps(dataclasses.asdict(config)))
     return {**values, **values.pop("training")}
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)

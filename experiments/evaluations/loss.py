@@ -8,6 +8,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float
 
+from diffjax.batches import padded
 from diffjax.objectives.denoising import target_error
 from diffjax.randomness import fold_in, sample_keys
 from diffjax.trained import Trained
@@ -36,10 +37,7 @@ def errors_of(trained: Trained, real: Real) -> Float[np.ndarray, "D N"]:
     """Of each draw and image, whatever the batches."""
     error = jax.jit(target_error(trained.process, trained.model.apply, trained.config.num_classes))
     num, size, found = len(real.images), min(BATCH_SIZE.value, len(real.images)), []
-    for first in range(0, num, size):
-        rows = (
-            np.arange(first, first + size) % num
-        )  # the last is filled up: one shape compiles once
+    for first, rows in padded(num, size):
         batch = {"image": jnp.asarray(real.images[rows])}
         if real.labels is not None:
             batch["label"] = jnp.asarray(real.labels[rows])

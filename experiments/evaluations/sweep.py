@@ -11,7 +11,8 @@ import tqdm
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
-from diffjax.display.images import grid, write_whole
+from diffjax.display.images import grid
+from diffjax.files import write_whole
 from diffjax.trained import Trained
 from experiments.evaluations import drawn
 from experiments.evaluations.saved import save
