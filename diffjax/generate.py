@@ -10,6 +10,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key
 
+from diffjax.batches import padded
 from diffjax.conditions.base import rows_of
 from diffjax.errors import UserError
 from diffjax.guidance.plan import Guidance, guide
@@ -144,9 +145,8 @@ def generate(
         batch_size = -(-batch_size // devices) * devices
     made: list[np.ndarray] = []
     films: list[np.ndarray] = []
-    for first in range(0, num, batch_size):
+    for first, rows in padded(num, batch_size):
         keys = sample_keys(key, first, batch_size)
-        rows = np.arange(first, first + batch_size) % num
         own = guidance.rows(jnp.asarray(rows))
         x0, moments = draw(params, keys, rows_of(cond, rows), times, own)
         made.append(jax.device_get(x0))

@@ -21,9 +21,9 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from diffjax import runs, spec
-from diffjax.display.images import write_whole
 from diffjax.display.page import Page, Picture, save_page
 from diffjax.errors import UserError
+from diffjax.files import write_text, write_whole
 from diffjax.models.course_unet import CourseUNet
 from experiments import ddpm
 from experiments.flags import devices, learning, presets
@@ -106,7 +106,7 @@ def make_folder(out: pathlib.Path) -> None:
     if path.exists() and path.read_text() != text:
         raise UserError(f"{path} has other flags than these: use those, or another --out")
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(path, lambda part: part.write_text(text))
+    write_text(path, text)
 
 
 def base_model() -> CourseUNet:
@@ -219,7 +219,7 @@ def save(out: pathlib.Path, rows: list[Choice], found: Found) -> None:
     known = [row for row in rows if row.folder in found]
     values = [{**dataclasses.asdict(row), "seeds": found[row.folder]} for row in known]
     text = json.dumps({"num": NUM.value, "steps": learning.STEPS.value, "rows": values}, indent=2)
-    write_whole(out / "ablation.json", lambda part: part.write_text(text + "\n"))
+    write_text(out / "ablation.json", text + "\n")
     figure = plot(known, found)
     write_whole(out / "ablation.png", lambda part: figure.savefig(part, format="png"))
     last = f"samples/step_{learning.STEPS.value:08d}.png"

@@ -12,14 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from diffjax.files import write_text
-from diffjax.training.optimizers import two_time_scales
 from jaxtyping import Float, Int
 
 import diffjax.models.gan
 from diffjax import runs
 from diffjax.data import Records, images
 from diffjax.errors import UserError
+from diffjax.files import write_text
 from diffjax.metrics.judge import (
     Opinion,
     agreement,
@@ -32,6 +31,7 @@ from diffjax.objectives.adversarial import GAMES
 from diffjax.runs import Run
 from diffjax.tasks.classifier import CLASSIFIER, Classification
 from diffjax.tasks.gan import GAN, Game, Pictures
+from diffjax.training.optimizers import two_time_scales
 from experiments.flags import learning, presets, specs
 from experiments.start import command
 

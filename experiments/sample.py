@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from diffjax.files import write_whole
 
 import diffjax.samplers
 import diffjax.spacings
@@ -19,6 +18,7 @@ from diffjax import runs, spec
 from diffjax.data.images import to_uint8
 from diffjax.display.images import save_film, save_grid
 from diffjax.errors import UserError
+from diffjax.files import write_whole
 from diffjax.generate import generate, make_draw, times_of
 from diffjax.tasks.denoisers import DENOISER, DenoiserTask, decoded_film
 from experiments.flags import devices, edits, guiding, specs

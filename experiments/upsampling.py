@@ -17,9 +17,9 @@ from tqdm import tqdm
 from diffjax.data import Records, epoch
 from diffjax.data.embedded import Embedded
 from diffjax.display.environment import environment
-from diffjax.display.images import write_whole
 from diffjax.display.page import Curve, Page, Picture, save_page
 from diffjax.editing.pictures import read_pictures
+from diffjax.files import write_whole
 from diffjax.metrics.checkerboard import checkerboard_energy
 from experiments.flags import presets, specs
 from experiments.measurements import measuring

@@ -3,6 +3,7 @@
 import re
 from typing import get_args
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -130,7 +131,7 @@ def test_at_no_noise_and_at_no_signal(schedule, target):
     process, zero, one = Process(schedule, target), jnp.zeros(()), jnp.ones(())
     np.testing.assert_array_equal(process.q_sample(X0, EPS, zero), X0)
     if target != "score":  # which is infinite where there is no noise
-        assert np.isfinite(process.target_of(X0, EPS, zero)).all()
+        chex.assert_tree_all_finite(process.target_of(X0, EPS, zero))
     if schedule.zero_terminal:
         np.testing.assert_allclose(process.q_sample(X0, EPS, one), EPS, atol=1e-7)
 
@@ -147,8 +148,8 @@ def test_bfloat16_stays_finite(schedule, target, time_dtype, shape):
     output = process.target_of(x0, eps, t).astype(jnp.bfloat16)
     prediction = process.to_prediction(output, x.astype(jnp.bfloat16), t)
     for values in (x, output, *prediction[:2], process.model_input(x, t)):
-        assert values.shape == shape
-        assert np.isfinite(np.asarray(values, np.float32)).all()
+        chex.assert_shape(values, shape)
+        chex.assert_tree_all_finite(values)
 
 
 @pytest.mark.parametrize(("schedule", "target"), BAD)
@@ -216,9 +217,8 @@ def test_learned_variance_is_read_from_the_second_half():
     for raw, fraction in ((-1.0, 0.0), (1.0, 1.0), (0.0, 0.5)):
         output = jnp.concatenate([EPS, jnp.full_like(EPS, raw)], axis=-1)
         got, wanted = learned.to_prediction(output, X0, TIMES), plain.to_prediction(EPS, X0, TIMES)
-        np.testing.assert_array_equal(got.fraction, np.full(EPS.shape, fraction))
-        np.testing.assert_array_equal(got.x0, wanted.x0)
-        np.testing.assert_array_equal(got.eps, wanted.eps)
+        wanted = wanted._replace(fraction=np.full(EPS.shape, fraction, np.float32))
+        chex.assert_trees_all_equal(got, wanted)
 
 
 def test_zero_terminal_snr_removes_the_brightness_bias():

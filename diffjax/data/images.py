@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps
 
 from diffjax.data.bad import BadRecord
@@ -105,3 +106,8 @@ def scaled(pixels: np.ndarray) -> np.ndarray:
     values /= 127.5
     values -= 1
     return values
+
+
+def to_uint8(images: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+    """Images in [-1, 1] as bytes; what lies outside is clipped."""
+    return np.clip(np.round((images + 1) * 127.5), 0, 255).astype(np.uint8)

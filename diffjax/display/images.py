@@ -4,20 +4,16 @@ import io
 import math
 import os
 import pathlib
-from collections.abc import Callable
 
 import einops
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image, ImageSequence
+
+from diffjax.files import write_whole
 
 SMALLEST_CELL = 56  # pixels: smaller images are enlarged by a whole factor, or nobody sees them
 GAP = 2
-
-
-def to_uint8(images: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
-    """Images in [-1, 1] as bytes; what lies outside is clipped."""
-    return np.clip(np.round((images + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
 def grid(images: UInt8[np.ndarray, "N H W C"], columns: int | None = None) -> Image.Image:
@@ -69,14 +65,3 @@ def read_film(path: str | os.PathLike[str]) -> list[bytes]:
             image.save(png, format="PNG", compress_level=1)  # noise hardly compresses: save time
             frames.append(png.getvalue())
     return frames
-
-
-def write_whole(path: str | os.PathLike[str], write: Callable[[pathlib.Path], object]) -> None:
-    """Lets `write` fill a file beside `path`, which then takes its place: whole or not at all."""
-    path = pathlib.Path(path)
-    part = path.with_name(path.name + ".part")
-    try:
-        write(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)  # on a full disk it would take the room to go on

@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 
-from diffjax.display.images import write_whole
+from diffjax.files import write_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +58,7 @@ def render(page: Page) -> str:
 
 def save_page(path: str | os.PathLike[str], page: Page) -> None:
     """Writes the page, whole or not at all. Raises OSError where it cannot be written."""
-    html = render(page)
-    write_whole(path, lambda part: part.write_text(html, "utf-8"))
+    write_text(path, render(page))
 
 
 def _chart(curve: Curve) -> dict[str, Any]:

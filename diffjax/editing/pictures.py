@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from diffjax.data import images
 from diffjax.data.bad import BadRecord
 from diffjax.data.folder import SUFFIXES
-from diffjax.display.images import to_uint8
+from diffjax.data.images import to_uint8
 from diffjax.errors import UserError
 
 ARRAYS = (".npy", ".npz")

@@ -1,7 +1,6 @@
 """Weights in the safetensors format, as float32 arrays by name."""
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 
 from diffjax.errors import UserError
+from diffjax.files import write_whole
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": jnp.dtype("float64"),
@@ -80,14 +80,8 @@ def encode(tensors: Mapping[str, np.ndarray]) -> bytes:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
+    """Writes a file whole or not at all. Raises UserError where it cannot be written."""
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_whole(path, lambda part: part.write_bytes(content))
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(f"cannot write {path}: {error.strerror}") from error

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from diffjax.batches import padded
 from diffjax.conditions.base import rows_of
 from diffjax.likelihood.bounds import Bound, continuous_bound, discrete_bound, log_snr_times
 from diffjax.likelihood.flow import uniform_nll
@@ -86,10 +87,9 @@ def make_measure(apply: Apply, process: Process, params: Params, effort: Effort)
     ) -> Values:
         count, batch_size = len(images), min(batch_size, len(images))
         parts: dict[tuple[str, int], list[np.ndarray]] = {}
-        for first, name, repeat in progress(
-            list(itertools.product(range(0, count, batch_size), compiled, range(REPEATS)))
+        for (first, rows), name, repeat in progress(
+            list(itertools.product(padded(count, batch_size), compiled, range(REPEATS)))
         ):
-            rows = np.arange(first, first + batch_size) % count
             keys = fold_in(sample_keys(jax.random.key(seed), first, batch_size), repeat)
             found = compiled[name](params, keys, jnp.asarray(images[rows]), rows_of(cond, rows))
             for term, nats in _named(name, found).items():

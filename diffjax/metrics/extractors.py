@@ -5,7 +5,6 @@ Figures of different features are different figures. The Fréchet distance of th
 """
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Callable
 from functools import partial
@@ -15,13 +14,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 from jax import Array
 from jaxtyping import Float
 
+from diffjax.batches import in_batches
+from diffjax.checksum import checksum
 from diffjax.errors import UserError
 from diffjax.interop.torch_file import load_variables
-from diffjax.metrics.batches import in_batches
 from diffjax.models.inception import InceptionV3
 from diffjax.models.layers import Resized
 from diffjax.models.mobilenet import MobileNetV2
@@ -128,16 +127,6 @@ def inception_v3(path: str | os.PathLike[str]) -> Extractor:
     size = (INCEPTION_SIZE, INCEPTION_SIZE)
     resize = "bilinear, not antialiased"
     return Extractor("inception_v3", checksum(variables), size, resize, features, variables)
-
-
-def checksum(variables: Params) -> str:
-    """SHA-256 of all names, shapes and float32 values: of the weights, whatever file holds them."""
-    digest = hashlib.sha256()
-    for path, value in sorted(traverse_util.flatten_dict(variables).items()):
-        array = np.ascontiguousarray(value, "<f4")
-        digest.update(f"{'/'.join(path)} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def _resized(images: Images, size: int, *, antialias: bool) -> Resized:

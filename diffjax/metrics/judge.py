@@ -7,8 +7,8 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from diffjax.batches import in_batches
 from diffjax.errors import UserError
-from diffjax.metrics.batches import in_batches
 from diffjax.metrics.intervals import wilson
 from diffjax.typing import Apply, Params
 

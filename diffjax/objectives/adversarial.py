@@ -1,11 +1,10 @@
-"""Two networks against each other: a generator's losses, its discriminator's, and their rates."""
+"""Two networks against each other: the losses of a generator and of its discriminator."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -79,23 +78,3 @@ def adversarial_loss(
         return logits, 0.5 * r1 * jnp.mean(jnp.sum(slopes**2, (1, 2, 3)))
 
     return loss_fn
-
-
-def two_time_scales(
-    generator_rate: float,
-    discriminator_rate: float,
-    *,
-    warmup_steps: int = 0,
-    betas: tuple[float, float] = (0.5, 0.99),
-) -> optax.GradientTransformation:
-    """Adam with a rate for each network (Heusel et al. 2017), which climb in a line and then stay.
-
-    Nothing is clipped: a common norm would let one network's gradient shorten the other's step.
-    """
-
-    def adam(rate: float) -> optax.GradientTransformation:
-        climb = optax.linear_schedule(rate / (warmup_steps + 1), rate, warmup_steps)
-        return optax.adam(climb, *betas)
-
-    rates = {"generator": adam(generator_rate), "discriminator": adam(discriminator_rate)}
-    return optax.partition(rates, {name: name for name in rates})

@@ -19,6 +19,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from diffjax.errors import UserError
+from diffjax.files import PART, write_text
 from diffjax.training.parallel import wait_for_all
 
 MANIFEST = "manifest.json"
@@ -163,12 +164,7 @@ class Checkpoints:
         if jax.process_index():
             return
         for folder in self._folder.glob(UNFINISHED):
-            part = folder / f"{MANIFEST}.part"
-            with part.open("w") as file:
-                json.dump(_checksums(folder), file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, folder / MANIFEST)
+            write_text(folder / MANIFEST, json.dumps(_checksums(folder)))
 
     def _set_aside(self, steps: list[int]) -> None:
         aside = self._folder.parent / "damaged"
@@ -199,7 +195,7 @@ def _damage(folder: pathlib.Path) -> str | None:
 
 def _checksums(folder: pathlib.Path) -> dict[str, str]:
     """SHA-256 of every file below `folder` that a restore reads, by relative path."""
-    skip = {MANIFEST, f"{MANIFEST}.part", *STAMPS}
+    skip = {MANIFEST, MANIFEST + PART, *STAMPS}
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in skip)
     sums = {}
     for path in files:

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 import pathlib
 import sys
 import time
@@ -13,6 +12,7 @@ from typing import IO, Any
 import numpy as np
 import tqdm
 
+from diffjax.files import write_text
 from diffjax.training.events import Events
 
 METRICS, SPEED = "metrics.jsonl", "speed.jsonl"
@@ -168,6 +168,4 @@ def keep_until(path: pathlib.Path, step: int) -> None:
         except (ValueError, TypeError, KeyError):
             if number < len(lines):
                 print(f"{path} line {number} cannot be read and was dropped", file=sys.stderr)
-    part = path.with_suffix(".part")
-    part.write_text("".join(kept))
-    os.replace(part, path)
+    write_text(path, "".join(kept))

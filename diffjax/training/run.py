@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 from diffjax.errors import UserError
+from diffjax.files import write_text
 
 LOCK = ".lock"
 CONFIG = "config.json"
@@ -72,8 +73,8 @@ class RunFolder:
             run._hold(lock)
             try:
                 run.samples.mkdir(exist_ok=True)
-                _write(run.path / "flags.txt", flags)
-                _write(run.path / CONFIG, as_text(config))
+                write_text(run.path / "flags.txt", flags)
+                write_text(run.path / CONFIG, as_text(config))
             except OSError as error:
                 raise UserError(f"cannot write {run.path}: {error.strerror}") from error
             yield run
@@ -133,9 +134,3 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
         elif not (name == "path" and "digest" in config):
             found[name] = value
     return found
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)

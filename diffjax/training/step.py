@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 from diffjax.errors import UserError
 from diffjax.models.batch_norm import STATISTICS, collect
 from diffjax.randomness import sample_keys
+from diffjax.training.optimizers import make_optimizer as make_optimizer  # kept importable here
 from diffjax.typing import Params
 
 Batch = Mapping[str, Array]
@@ -36,20 +37,6 @@ def init_state(params: Params, tx: optax.GradientTransformation) -> TrainState:
     """The state before the first step; the average starts at the parameters themselves."""
     ema = jax.tree.map(jnp.array, params)  # a copy: the state is donated, each buffer once
     return TrainState(jnp.zeros((), jnp.int32), params, ema, tx.init(params))
-
-
-def make_optimizer(
-    learning_rate: float, steps: int, *, warmup_steps: int = 0, grad_clip: float = 1.0
-) -> optax.GradientTransformation:
-    """Adam behind a clip of the gradient's global norm.
-
-    The rate climbs in a line over warmup_steps and falls along a cosine to 0 at `steps`.
-    """
-    warmup_steps = min(warmup_steps, steps - 1)
-    rate = optax.warmup_cosine_decay_schedule(
-        learning_rate / (warmup_steps + 1), learning_rate, warmup_steps, steps
-    )
-    return optax.chain(optax.clip_by_global_norm(grad_clip), optax.adam(rate))
 
 
 def ema_decay_at(step: Int[Array, ""], decay: float) -> Float[Array, ""]:

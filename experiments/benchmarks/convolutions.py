@@ -19,8 +19,8 @@ from jax import Array
 from tqdm import tqdm
 
 from diffjax.display.environment import environment
-from diffjax.display.images import write_whole
 from diffjax.errors import UserError
+from diffjax.files import write_text
 from diffjax.models.convolution.choice import OPERATIONS, PATHS, TUNED, Measured
 from diffjax.models.convolution.window import Window
 from experiments.measurements import measuring
@@ -66,7 +66,7 @@ def main() -> None:
         "columns": Measured._fields,
         "rows": rows,
     }
-    write_whole(out, lambda part: part.write_text(as_text(values)))
+    write_text(out, as_text(values))
     counts = {name: sum(row.path == name for row in rows) for name in PATHS}
     print(", ".join(f"{name} {count}" for name, count in counts.items()))
     print(f"{len(rows)} measurements in {out}")

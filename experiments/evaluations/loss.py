@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from diffjax.batches import padded
 from jaxtyping import Float
 
+from diffjax.batches import padded
 from diffjax.data.iterate import Batch
 from diffjax.objectives.denoising import target_error
 from diffjax.randomness import fold_in, sample_keys

@@ -4,8 +4,8 @@ import json
 import pathlib
 from typing import Any
 
-from diffjax.display.images import write_whole
 from diffjax.errors import UserError
+from diffjax.files import write_text
 
 
 def read_saved(path: pathlib.Path) -> dict[str, Any]:
@@ -23,6 +23,6 @@ def save(path: pathlib.Path, values: dict[str, Any]) -> None:
     """Writes the values; what another metric has found before stays."""
     text = json.dumps({**read_saved(path), **values}, indent=2) + "\n"
     try:
-        write_whole(path, lambda part: part.write_text(text))
+        write_text(path, text)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error

@@ -11,7 +11,8 @@ import tqdm
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
-from diffjax.display.images import grid, write_whole
+from diffjax.display.images import grid
+from diffjax.files import write_whole
 from diffjax.runs import Run
 from diffjax.tasks.denoisers import DenoiserTask
 from experiments.evaluations import drawn

@@ -11,7 +11,8 @@ from absl import flags
 from jaxtyping import Array, Float, Float32, Int, UInt8
 from PIL import Image
 
-from diffjax.display.images import grid, to_uint8
+from diffjax.data.images import to_uint8
+from diffjax.display.images import grid
 from diffjax.editing.base import Edit
 from diffjax.editing.classify import likeliest
 from diffjax.editing.draw import make_edit_draw

@@ -18,12 +18,13 @@ from matplotlib.figure import Figure
 import diffjax.models
 from diffjax import spec
 from diffjax.display.environment import environment
-from diffjax.display.images import write_whole
 from diffjax.errors import UserError
+from diffjax.files import write_text, write_whole
 from diffjax.objectives.denoising import denoising_loss
 from diffjax.process import Process
 from diffjax.schedules.linear import Linear
-from diffjax.training.step import TrainState, TrainStep, init_state, make_optimizer, make_train_step
+from diffjax.training.optimizers import make_optimizer
+from diffjax.training.step import TrainState, TrainStep, init_state, make_train_step
 from diffjax.typing import Params
 
 # DDPM's own network (Ho et al. 2020, app. B), and one such as a CPU trains.
@@ -229,6 +230,6 @@ def save(folder: pathlib.Path, name: str, values: dict[str, Any], figure: Figure
     """NAME.json, with what it was measured on, and NAME.png."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"environment": environment(), **values}, indent=2) + "\n"
-    write_whole(folder / f"{name}.json", lambda part: part.write_text(text))
+    write_text(folder / f"{name}.json", text)
     if figure is not None:
         write_whole(folder / f"{name}.png", lambda part: figure.savefig(part, format="png"))

@@ -19,7 +19,8 @@ from absl import flags
 import diffjax.models
 from diffjax import spec
 from diffjax.data.embedded import Embedded
-from diffjax.display.images import save_grid, to_uint8
+from diffjax.data.images import to_uint8
+from diffjax.display.images import save_grid
 from experiments.measurements.torch_peer import Peer, libraries
 from experiments.start import command
 

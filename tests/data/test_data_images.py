@@ -96,3 +96,13 @@ def test_clear_palette_entry_is_white():
     picture.putpalette([10, 20, 30])
     picture.info["transparency"] = 0
     assert (images.from_image(picture, (2, 2, 3)) == 1).all()
+
+
+def test_to_uint8_spans_and_clips():
+    bytes_ = images.to_uint8(np.array([-2, -1, 0, 0.5, 1, 2], np.float32))
+    np.testing.assert_array_equal(bytes_, [0, 0, 128, 191, 255, 255])
+
+
+@given(st.integers(0, 255))
+def test_bytes_survive_the_round_trip(value):
+    assert int(images.to_uint8(np.float32(value / 127.5 - 1)[None])[0]) == value

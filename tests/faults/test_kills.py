@@ -9,12 +9,13 @@ import jax
 import numpy as np
 import optax
 import pytest
+from diffjax.trained import build, init_params
 from programs import RUN_FLAGS, program, start
 
-from diffjax.trained import build, init_params
 from diffjax.training.checkpoint import Checkpoints
+from diffjax.training.optimizers import make_optimizer
 from diffjax.training.run import RunFolder
-from diffjax.training.step import init_state, make_optimizer
+from diffjax.training.step import init_state
 
 pytestmark = pytest.mark.faults
 STEPS = 600
