@@ -1,1 +1,84 @@
-"""diffjax: diffusion models in JAX and Flax."""
+"""diffjax: diffusion models in JAX and Flax.
+
+import diffjax as dj
+
+run = dj.load("runs/NAME")
+images = run.sample(jax.random.key(0), labels=[0, 3, 7], steps=50, sampler="ddim", guidance=3.0)
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffjax import (
+        conditions,
+        data,
+        editing,
+        guidance,
+        likelihood,
+        losses,
+        metrics,
+        models,
+        samplers,
+        schedules,
+        spaces,
+        spacings,
+        tasks,
+        time_laws,
+        weightings,
+    )
+    from diffjax.drawing import sample
+    from diffjax.errors import UserError
+    from diffjax.interop import load_unet2d, save_unet2d
+    from diffjax.process import Process
+    from diffjax.randomness import sample_keys
+    from diffjax.runs import Run, load
+
+__all__ = [
+    "Process",
+    "Run",
+    "UserError",
+    "conditions",
+    "data",
+    "editing",
+    "guidance",
+    "likelihood",
+    "load",
+    "load_unet2d",
+    "losses",
+    "metrics",
+    "models",
+    "sample",
+    "sample_keys",
+    "samplers",
+    "save_unet2d",
+    "schedules",
+    "spaces",
+    "spacings",
+    "tasks",
+    "time_laws",
+    "weightings",
+]
+
+# Each is imported when it is first asked for: so that a program pays for what it uses.
+_MODULES = {
+    "Process": "process",
+    "Run": "runs",
+    "UserError": "errors",
+    "load": "runs",
+    "load_unet2d": "interop",
+    "sample": "drawing",
+    "sample_keys": "randomness",
+    "save_unet2d": "interop",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"diffjax.{_MODULES.get(name, name)}")
+    return getattr(module, name) if name in _MODULES else module
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *globals()]

@@ -15,8 +15,8 @@ from diffjax.conditions.base import rows_of
 from diffjax.errors import UserError
 from diffjax.guidance.plan import Guidance, guide
 from diffjax.process import Process
-from diffjax.randomness import fold_in, normal, sample_keys
-from diffjax.samplers.base import Sampler, sample
+from diffjax.randomness import sample_keys
+from diffjax.samplers.base import Sampler, from_noise
 from diffjax.spacings.base import Spacing
 from diffjax.typing import Cond, Images, Keys, Params
 
@@ -51,22 +51,14 @@ def make_draw(
         params: Params, keys: Keys, cond: Cond, times: Float[Array, "T"], guidance: Guidance
     ) -> tuple[Images, Float[Array, "..."]]:
         bound = process.bind(params)
-        _, sigma = bound.schedule.alpha_sigma(times[0])
-        x = sigma * normal(fold_in(keys, 0), shape)
         denoise = guide(
             bound, model.apply, params, cond, guidance,
             limit=limit, weak=weak_apply, judge=judge_apply,
         )  # fmt: skip
-        return sample(
-            sampler,
-            bound.schedule,
-            denoise,
-            fold_in(keys, 1),
-            x,
-            times,
-            frames=FILM_FRAMES,
-            watched=min(len(x), FILM_IMAGES),
-        )
+        return from_noise(
+            sampler, bound.schedule, denoise, keys, shape, times,
+            frames=FILM_FRAMES, watched=min(len(keys), FILM_IMAGES),
+        )  # fmt: skip
 
     return shared_out(walk)
 

@@ -11,7 +11,7 @@ import importlib
 import inspect
 import pkgutil
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -101,6 +101,32 @@ def lookup(name: str, package: ModuleType) -> type:
         hint = _closest(name, legal)
         raise UserError(f"no {name!r} in {kind}{hint}; choose one of: {', '.join(legal)}")
     return cls
+
+
+def members(package: ModuleType) -> dict[str, type]:
+    """The classes that a spec may name in `package`, by their own names. Imports all modules."""
+    classes = (_exported(name, package) for name in names(package))
+    return {cls.__name__: cls for cls in classes if cls is not None}
+
+
+def lazily(name: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` of the package `name`: the classes of its modules, by name.
+
+    So a new module's class is there without a registry, and nothing is imported before it is used.
+    """
+
+    def get(attribute: str) -> Any:
+        if attribute[:1].isupper():  # lower-case names are modules, which Python finds by itself
+            found = members(importlib.import_module(name)).get(attribute)
+            if found is not None:
+                return found
+        raise AttributeError(f"module {name!r} has no attribute {attribute!r}")
+
+    def list_all() -> list[str]:
+        package = importlib.import_module(name)
+        return sorted({*vars(package), *members(package)})
+
+    return get, list_all
 
 
 def _exported(name: str, package: ModuleType) -> type | None:

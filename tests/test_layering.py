@@ -11,36 +11,46 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Each part may import those named, and itself.
 ALLOWED = {
     "errors": "",
-    "files": "",
-    "batches": "",
     "typing": "",
+    "files": "",
+    "devices": "",
+    "batches": "",
     "checksum": "typing",
     "spec": "errors",
     "randomness": "typing",
-    "schedules": "errors typing",
-    "spacings": "errors schedules",
-    "models": "errors typing",
-    "data": "errors spec third_party typing",
+    "conditions": "errors randomness spec typing",
+    "spaces": "errors randomness spec typing",
+    "schedules": "errors spec typing",
+    "spacings": "errors schedules spec",
+    "models": "conditions errors spec typing",
+    "data": "errors spec third_party",
     "deconvolution": "",
     "display": "files",
     "metrics": "batches checksum errors interop models typing",
     "process": "errors schedules typing",
-    "guidance": "errors process schedules typing",
-    "samplers": "errors process randomness schedules spacings typing",
+    "guidance": "conditions errors process schedules typing",
+    "samplers": "errors process randomness schedules spacings spec typing",
+    "drawing": "samplers schedules spacings typing",
     "variational_terms": "process schedules typing",
-    "weightings": "errors process schedules typing",
-    "time_laws": "errors randomness schedules typing",
-    "objectives": "errors models process randomness samplers schedules spacings time_laws"
+    "weightings": "errors process schedules spec typing",
+    "time_laws": "errors randomness schedules spec typing",
+    "objectives": "conditions errors process randomness samplers schedules spacings time_laws"
     " typing variational_terms weightings",
-    "likelihood": "batches process randomness schedules typing variational_terms",
-    "generate": "batches data errors guidance process randomness samplers spacings typing",
-    "editing": "data errors generate guidance process randomness samplers schedules"
-    " spacings typing",
-    "training": "errors files models randomness typing",
+    "losses": "objectives",
+    "likelihood": "batches conditions process randomness schedules typing variational_terms",
+    "generate": "batches conditions devices errors guidance process randomness samplers spacings"
+    " typing",
+    "editing": "data errors generate guidance process randomness samplers schedules spacings"
+    " typing",
+    "training": "devices errors files models randomness typing",
     "interop": "errors files models spec typing",
-    "run_report": "errors display training",
-    "trained": "errors models process schedules spec training typing",
-    "trained_gan": "batches data errors models randomness spec trained training typing",
+    "tasks": "batches conditions data display editing errors files generate guidance metrics"
+    " models objectives process randomness samplers schedules spaces spacings spec time_laws"
+    " training typing weightings",
+    "run_report": "display errors training",
+    "runs": "checksum data errors guidance interop models samplers spacings spec tasks training"
+    " typing",
+    "session": "data display errors files run_report runs tasks training typing",
 }
 FILES = sorted((ROOT / "diffjax").rglob("*.py"))
 

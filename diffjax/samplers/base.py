@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from diffjax.errors import UserError
 from diffjax.process import Process
-from diffjax.randomness import fold_in
+from diffjax.randomness import fold_in, normal
 from diffjax.schedules.base import Schedule
 from diffjax.spacings.base import Spacing
 from diffjax.spacings.trailing import Trailing
@@ -95,3 +95,21 @@ def sample(
     start = (x, sampler.init(x), film)
     (x, _, film), _ = lax.scan(body, start, (taken - 1, times[:-1], times[1:]))
     return x, film
+
+
+def from_noise(
+    sampler: Sampler,
+    schedule: Schedule,
+    denoise: Denoiser,
+    keys: Keys,
+    shape: tuple[int, int, int],
+    times: Float[Array, "T"],
+    *,
+    frames: int = 1,
+    watched: int = 0,
+) -> tuple[Images, Float[Array, "F N H W C"]]:
+    """As `sample`, from noise that each sample's key draws."""
+    _, sigma = schedule.alpha_sigma(times[0])
+    x = sigma * normal(fold_in(keys, 0), shape)
+    own = fold_in(keys, 1)
+    return sample(sampler, schedule, denoise, own, x, times, frames=frames, watched=watched)
