@@ -1,0 +1,132 @@
+"""Every condition keeps the contract, and hides what it says as often as it says."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffjax.conditions
+from diffjax import spec
+from diffjax.conditions.label import Label
+from diffjax.conditions.none import Unconditional
+from diffjax.conditions.one_hot import OneHot
+from diffjax.conditions.tokens import Tokens
+from diffjax.conditions.vector import Vector
+from diffjax.errors import UserError
+from diffjax.randomness import sample_keys
+
+B = 6
+LABELS = jnp.asarray([0, 1, 2, 0, 1, 2], jnp.int32)
+EACH = {
+    "none": Unconditional(),
+    "label": Label(3, drop=0.4),
+    "one_hot": OneHot(3, drop=0.4),
+    "vector": Vector(4, drop=0.4),
+    "tokens": Tokens(5, drop=0.4),
+}
+BATCH = {
+    "label": LABELS,
+    "vector": jnp.arange(24.0).reshape(B, 4) + 1,
+    "tokens": jnp.arange(30, dtype=jnp.int32).reshape(B, 5) + 1,
+    "token_mask": jnp.ones((B, 5), bool).at[:, 3:].set(False),
+}
+ASKED = {"vector": np.ones((2, 4)), "tokens": np.ones((2, 5), int)}
+
+
+def test_each_condition_is_tried_here():
+    assert set(EACH) == set(spec.names(diffjax.conditions))
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_contract(name):
+    """A condition's example, a batch's, an asked one and the null one have one shape and dtype."""
+    condition = EACH[name]
+    assert spec.build(spec.render(condition), diffjax.conditions) == condition
+    of_batch = condition.of_batch({key: BATCH[key] for key in condition.batch_keys})
+    forms = [jax.tree.map(lambda a: (a.shape, a.dtype), of_batch)]
+    asked = condition.asked(ASKED.get(name), B)
+    for other in (condition.example(B), condition.null(of_batch), asked):
+        forms.append(jax.tree.map(lambda a: (a.shape, a.dtype), other))
+    assert all(form == forms[0] for form in forms)
+    assert jax.eval_shape(lambda: condition.example(B)) is not None or name == "none"
+
+
+@pytest.mark.parametrize("name", [name for name in EACH if name != "none"])
+def test_a_sample_is_hidden_whole_and_by_its_own_key(name):
+    condition, count = EACH[name], 600
+    batch = {key: jnp.repeat(BATCH[key], count // B, axis=0) for key in condition.batch_keys}
+    keys = sample_keys(jax.random.key(0), 0, count)
+    cond = condition.of_batch(batch)
+    hidden = condition.hide(keys, cond)
+    null = condition.null(cond)
+
+    def rows_equal(a, b):
+        found = [
+            (x == y).reshape(count, -1).all(1)
+            for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+        ]
+        return np.logical_and.reduce(found)
+
+    is_null, kept = rows_equal(hidden, null), rows_equal(hidden, cond)
+    assert (is_null | kept).all()
+    assert abs(is_null.mean() - condition.drop) < 0.07  # 3.5 standard deviations
+    some = slice(100, 110)
+    alone = condition.hide(keys[some], jax.tree.map(lambda a: a[some], cond))
+    np.testing.assert_array_equal(jax.tree.leaves(alone)[0], jax.tree.leaves(hidden)[0][some])
+
+
+@pytest.mark.parametrize(
+    "condition", [OneHot(2, "element", drop=0.3), Vector(2, "element", drop=0.3)]
+)
+def test_elements_are_hidden_each_by_itself(condition):
+    keys = sample_keys(jax.random.key(1), 0, 4000)
+    kept = np.asarray(condition.hide(keys, jnp.ones((4000, 2))))
+    assert set(np.unique(kept)) == {0.0, 1.0}
+    np.testing.assert_allclose(kept.mean(0), 0.7, atol=0.025)
+    assert abs((kept.sum(1) == 0).mean() - 0.09) < 0.016  # drop² : independent of each other
+
+
+def test_labels_that_are_asked_for():
+    assert Label(3).asked(None, 5).tolist() == [0, 1, 2, 0, 1]
+    assert Label(3).asked([2, 0], 5).tolist() == [2, 0, 2, 0, 2]
+    assert Label(3).asked(["1"], 2).tolist() == [1, 1]
+    assert OneHot(3).asked([2], 1).tolist() == [[0, 0, 1]]
+    assert Label(10, drop=0.1).embeddings == 11
+    assert Label(10).embeddings == 10
+
+
+def test_the_null_token_leaves_attention_something_to_look_at():
+    cond = EACH["tokens"].of_batch(BATCH)
+    null = EACH["tokens"].null(cond)
+    assert null.mask.sum(1).tolist() == [1] * B
+    assert not null.tokens.any()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Label(3, drop=1.0), r"cond_drop=1\.0"),
+        (lambda: Label(3, drop=-0.1), r"cond_drop=-0\.1"),
+        (lambda: Label(3, drop=float("nan")), "cond_drop=nan"),
+        (lambda: Label(0), "at least one class"),
+        (lambda: OneHot(0), "at least one class"),
+        (lambda: Vector(0), "at least one number"),
+        (lambda: Tokens(0), "length must be above 0"),
+        (lambda: Tokens(4, 0), "width must be above 0"),
+        (lambda: Unconditional(drop=0.1), "takes none"),
+        (lambda: Label(3).asked([3], 1), "choose from 0 to 2"),
+        (lambda: Label(3).asked([-1], 1), "choose from 0 to 2"),
+        (lambda: Label(3).asked([0.5], 1), "choose from 0 to 2"),
+        (lambda: Label(3).asked([], 1), "a list of conditions is needed"),
+        (lambda: Unconditional().asked([1], 1), "takes no condition"),
+        (lambda: Vector(3).asked(None, 1), "3 numbers per image"),
+        (lambda: Vector(3).asked(np.ones((1, 4)), 1), r"this run takes \(3,\)"),
+        (lambda: Tokens(3).asked(np.ones((1, 4)), 1), r"this run takes \(3,\)"),
+        (lambda: Label(3).unwanted(LABELS), "cond_drop above 0"),
+        (lambda: Unconditional().unwanted(None), "cond_drop above 0"),
+    ],
+)
+def test_refused(make, message):
+    with pytest.raises(UserError, match=message) as caught:
+        make()
+    assert "\n" not in str(caught.value)
