@@ -8,6 +8,7 @@ import scipy.integrate
 import scipy.stats
 from oracles import Gaussian, linear_betas
 
+from diffjax.conditions.label import Label
 from diffjax.errors import UserError
 from diffjax.objectives.denoising import denoising_loss, target_error
 from diffjax.objectives.noising import Noising
@@ -158,7 +159,7 @@ def test_target_error():
         exact = (x - expand(alpha, x) * x0) / expand(sigma, x)
         return exact.at[:, :2, :2].add(0.5 * (1 + label[:, None, None, None]))
 
-    error = target_error(process, apply, num_classes=3)
+    error = target_error(process, apply, Label(3))
     batch = {"image": jnp.full((3, 4, 4, 2), x0), "label": jnp.array([0, 1, 2])}
     found = error({}, jax.random.split(jax.random.key(0), 3), batch)
     np.testing.assert_allclose(found, 0.25 * np.array([0.5, 1, 1.5]) ** 2, rtol=1e-4)
@@ -168,7 +169,7 @@ def test_target_error():
 def test_cond_drop(rate):
     labels = jnp.arange(COUNT) % 10
     batch = {**GAUSSIAN, "label": labels}
-    noising = Noising(Process(Linear()), told, Grid(), num_classes=10, cond_drop=rate)
+    noising = Noising(Process(Linear()), told, Grid(), Label(10, drop=rate))
     seen = np.asarray(noising({}, KEYS, batch).output[:, 0, 0, 0])
     dropped = seen == 10
     assert abs(dropped.mean() - rate) < 5 * np.sqrt(rate * (1 - rate) / COUNT)
@@ -181,7 +182,7 @@ def test_cond_drop(rate):
 
 def test_labels_are_the_batchs_where_none_is_dropped():
     labels = jnp.arange(COUNT) % 10
-    noising = Noising(Process(Linear()), told, Grid(), num_classes=10)
+    noising = Noising(Process(Linear()), told, Grid(), Label(10))
     output = noising({}, KEYS, {**GAUSSIAN, "label": labels}).output
     np.testing.assert_array_equal(output[:, 0, 0, 0], labels)
 
@@ -201,7 +202,7 @@ def test_the_network_sees_in_training_what_it_sees_in_sampling(process):
 
 
 def test_what_a_sample_draws_is_its_own():
-    options = {"offset_noise": 0.1, "cond_drop": 0.5, "num_classes": 3}
+    options = {"offset_noise": 0.1, "condition": Label(3, drop=0.5)}
     noising = Noising(Process(Cosine()), told, Importance(), **options)
     batch = {"image": GAUSSIAN["image"][:6], "label": jnp.arange(6) % 3}
     whole = noising({}, KEYS[:6], batch)
@@ -215,8 +216,6 @@ def test_what_a_sample_draws_is_its_own():
     [
         (Process(Linear()), {"huber": -1.0}, "huber=-1.0"),
         (Process(Linear()), {"offset_noise": -0.1}, "offset_noise=-0.1"),
-        (Process(Linear()), {"cond_drop": 1.0, "num_classes": 3}, "cond_drop=1.0"),
-        (Process(Linear()), {"cond_drop": 0.1}, "num_class_embeds"),
         (Process(Linear(), learned_variance=True), {}, "choose loss hybrid or vlb"),
         (Process(Monotone()), {}, "choose loss continuous_vlb"),
     ],
