@@ -10,6 +10,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, UInt8
 
+from diffjax.devices import ordered
 from diffjax.display.images import to_uint8
 from diffjax.errors import UserError
 from diffjax.guidance.plan import Guidance, guide
@@ -99,7 +100,7 @@ def shared_out(walk: Draw) -> Draw:
 
 
 def _mesh(samples: int) -> Mesh:
-    devices = jax.local_devices()
+    devices = ordered(jax.local_devices())
     most = min(samples, len(devices))
     count = next(n for n in range(most, 0, -1) if samples % n == 0)
     return Mesh(np.asarray(devices[:count]), ("sample",))

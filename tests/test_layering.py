@@ -10,6 +10,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Each part may import those named, and itself.
 ALLOWED = {
     "errors": "",
+    "devices": "",
     "typing": "",
     "spec": "errors",
     "randomness": "typing",
@@ -29,10 +30,10 @@ ALLOWED = {
     "objectives": "errors models process randomness samplers schedules spacings time_laws"
     " typing variational_terms weightings",
     "likelihood": "process randomness schedules typing variational_terms",
-    "generate": "errors guidance process randomness display samplers spacings typing",
+    "generate": "devices errors guidance process randomness display samplers spacings typing",
     "editing": "data errors generate guidance process randomness display samplers schedules"
     " spacings typing",
-    "training": "errors models randomness typing",
+    "training": "devices errors models randomness typing",
     "interop": "errors models spec typing",
     "run_report": "errors display training",
     "trained": "errors models process schedules spec training typing",

@@ -13,6 +13,7 @@ from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from diffjax.devices import ordered
 from diffjax.training.step import Batch, Metrics, TrainState, TrainStep
 
 AXIS = "batch"
@@ -49,7 +50,12 @@ class Pmap:
 
     def compile(self, step: TrainStep) -> Steps:
         run = jax.pmap(
-            _scanned(step), AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=0
+            _scanned(step),
+            AXIS,
+            in_axes=(None, None, 0),
+            out_axes=None,
+            devices=ordered(),
+            donate_argnums=0,
         )
         if jax.process_count() == 1:
             return run
@@ -126,4 +132,4 @@ def _everywhere() -> NamedSharding:
 
 
 def _mesh() -> Mesh:
-    return Mesh(np.asarray(jax.devices()), (AXIS,))
+    return Mesh(np.asarray(ordered()), (AXIS,))
