@@ -14,6 +14,7 @@ import diffjax.schedules
 from diffjax import spec
 from diffjax.errors import UserError
 from diffjax.models.classifier import Classifier
+from diffjax.models.stateful import merge_state, split_state
 from diffjax.process import Process
 from diffjax.training.checkpoint import Checkpoints
 from diffjax.training.run import RunConfig, RunFolder
@@ -129,9 +130,13 @@ def check_fit(trained: Trained, judge: Judge) -> None:
 
 
 def newest(run: RunFolder, init: Callable[[Any], Params]) -> tuple[int, Params]:
-    """Step and EMA weights of the newest sound checkpoint, of the shapes that `init` makes."""
-    params = jax.eval_shape(init, jax.random.key(0))
+    """Step and EMA weights of the newest sound checkpoint, of the shapes that `init` makes.
+
+    The weights are merged with the model state, as samplers and evaluation take them.
+    """
+    params, model_state = split_state(jax.eval_shape(init, jax.random.key(0)))
     with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
-        wanted = {"step": jax.ShapeDtypeStruct((), jnp.int32), "ema_params": params}
+        step = jax.ShapeDtypeStruct((), jnp.int32)
+        wanted = {"step": step, "ema_params": params, "model_state": model_state}
         state, _ = checkpoints.restore(wanted)
-        return int(state["step"]), state["ema_params"]
+        return int(state["step"]), merge_state(state["ema_params"], state["model_state"])

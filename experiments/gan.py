@@ -95,7 +95,7 @@ def main() -> None:
                 training.say(f"stopped at step {step}: the same command goes on from there")
                 return
             if census is not None and training.first_process():
-                params = on_one_device(state.ema_params)
+                params = on_one_device(state.eval_params)
                 census(TrainedGAN(config, model, step, params), run.path / "coverage.json")
             training.say(f"done: step {step}, see {run.report}")
 

@@ -109,7 +109,7 @@ FREE = (
 class Task:
     """What is an experiment's own in a training run.
 
-    `keys_used` are the parts of a batch that the loss reads; `show(step, ema_params)` draws or
+    `keys_used` are the parts of a batch that the loss reads; `show(step, eval_params)` draws or
     measures every `show_every` steps, in one process. `optimizer` is for those that the flags do
     not describe.
     """

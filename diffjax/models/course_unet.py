@@ -12,7 +12,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from diffjax.errors import UserError
-from diffjax.models.batch_norm import BatchNorm, RunningStatistics
+from diffjax.models.batch_norm import BatchNorm
 from diffjax.models.layers import (
     ACTIVATIONS,
     Conv3x3,
@@ -25,6 +25,7 @@ from diffjax.models.layers import (
     largest_pixels,
     sinusoids,
 )
+from diffjax.models.stateful import Stateful
 from diffjax.models.upsampling import WAYS, Transposed, Way
 from diffjax.typing import Images, Times
 
@@ -133,7 +134,7 @@ class EmbedBlock(nn.Module):
         return Dense(self.channels, name="linear_2")(h)[:, None, None]
 
 
-class CourseUNet(RunningStatistics):
+class CourseUNet(Stateful):
     """Images, a time and a condition to an image-shaped output, through a dense bottleneck.
 
     | notebook | specification | images | parameters |

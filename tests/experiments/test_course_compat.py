@@ -12,7 +12,7 @@ from absl import flags
 from programs import program
 
 from diffjax.errors import UserError
-from diffjax.models.batch_norm import STATISTICS
+from diffjax.models.stateful import STATISTICS
 from diffjax.trained import build, init_params, load, null_label
 from experiments import ddpm
 
