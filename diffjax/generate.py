@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from diffjax.batches import padded
 from diffjax.conditions.base import rows_of
+from diffjax.devices import ordered
 from diffjax.errors import UserError
 from diffjax.guidance.plan import Guidance, guide
 from diffjax.process import Process
@@ -97,7 +98,7 @@ def shared_out(walk: Draw) -> Draw:
 
 
 def _mesh(samples: int) -> Mesh:
-    devices = jax.local_devices()
+    devices = ordered(jax.local_devices())
     most = min(samples, len(devices))
     count = next(n for n in range(most, 0, -1) if samples % n == 0)
     return Mesh(np.asarray(devices[:count]), ("sample",))

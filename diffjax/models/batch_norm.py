@@ -1,68 +1,11 @@
-"""Batch normalisation whose running statistics live among a network's parameters.
-
-They lie there under "batch_stats", so that whatever copies, averages, saves or loads parameters
-takes them along. No gradient reaches them: what a call in training moves them to is given to
-whoever `collect`s it, as the train step does.
-"""
-
-import contextlib
-import contextvars
-from collections.abc import Iterator
-from typing import Any
+"""Batch normalisation, whose running statistics are model state (diffjax/models/stateful.py)."""
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
 from jaxtyping import Float
 
-from diffjax.typing import Params
-
-STATISTICS = "batch_stats"  # also what Linen calls the collection
-_collected: contextvars.ContextVar[list[Params] | None] = contextvars.ContextVar(
-    "collected", default=None
-)
-
-
-@contextlib.contextmanager
-def collect() -> Iterator[list[Params]]:
-    """While this is entered, its list gets the statistics that each call in training moves to."""
-    moved: list[Params] = []
-    token = _collected.set(moved)
-    try:
-        yield moved
-    finally:
-        _collected.reset(token)
-
-
-class RunningStatistics(nn.Module):
-    """A network that finds its running statistics among its parameters.
-
-    It is called as any other, `apply({"params": params}, ..., train=train)`, and `train` alone
-    decides whether they move.
-    """
-
-    @nn.nowrap
-    def init_with_output(self, *args: Any, **kwargs: Any) -> Any:
-        output, variables = super().init_with_output(*args, **kwargs)
-        params = dict(variables["params"])
-        if STATISTICS in variables:
-            params[STATISTICS] = variables[STATISTICS]
-        return output, {"params": params}
-
-    @nn.nowrap
-    def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
-        params = dict(variables["params"])
-        if STATISTICS not in params:
-            return super().apply(variables, *args, **kwargs)
-        held = lax.stop_gradient(params.pop(STATISTICS))
-        split = {"params": params, STATISTICS: held}
-        if not kwargs.get("train", False):
-            return super().apply(split, *args, **kwargs)
-        output, moved = super().apply(split, *args, mutable=[STATISTICS], **kwargs)
-        collected = _collected.get()
-        if collected is not None:
-            collected.append(moved[STATISTICS])
-        return output
+from diffjax.models.stateful import STATISTICS
 
 
 class BatchNorm(nn.Module):

@@ -17,7 +17,7 @@ from diffjax.conditions.one_hot import OneHot
 from diffjax.conditions.vector import Vector
 from diffjax.errors import UserError
 from diffjax.models.backbone import Backbone, check_mask
-from diffjax.models.batch_norm import BatchNorm, RunningStatistics
+from diffjax.models.batch_norm import BatchNorm
 from diffjax.models.layers import (
     ACTIVATIONS,
     Conv3x3,
@@ -30,6 +30,7 @@ from diffjax.models.layers import (
     largest_pixels,
     sinusoids,
 )
+from diffjax.models.stateful import Stateful
 from diffjax.models.upsampling import WAYS, Transposed, Way
 from diffjax.typing import Images, Times
 
@@ -138,7 +139,7 @@ class EmbedBlock(nn.Module):
         return Dense(self.channels, name="linear_2")(h)[:, None, None]
 
 
-class CourseUNet(RunningStatistics, Backbone):
+class CourseUNet(Stateful, Backbone):
     """Images, a time and a condition to an image-shaped output, through a dense bottleneck.
 
     | notebook | specification | images | parameters |

@@ -55,10 +55,12 @@ def train(
     save: Callable[[int, TrainState], None],
     draw: Callable[[int, Params], None],
     stopping: Callable[[int], bool],
+    frozen: Params | None = None,
 ) -> TrainState:
     """Trains from the state's step to the plan's last, or until `stopping(step)`, then saves.
 
-    `draw(step, ema_params)` shows a picture. Raises the guard's NotFinite.
+    `draw(step, eval_params)` shows a picture. `frozen` is given to each step as it is, replicated.
+    Raises the guard's NotFinite.
 
     The host stays one dispatch ahead of the device: while it computes, the next batch is read and
     sent, and the metrics of the dispatch before are fetched.
@@ -78,7 +80,7 @@ def train(
         count = plan.stretch(step)
         batches = [next(data) for _ in range(count)]
         stacked = {k: np.stack([b[k] for b in batches]) for k in keys_used}
-        state, metrics = run_steps(state, key, parallelism.shard(stacked))
+        state, metrics = run_steps(state, key, parallelism.shard(stacked), frozen)
         fetch()
         waiting = step + 1, metrics
         step += count
@@ -93,7 +95,7 @@ def train(
             log.write(step)
         with log.paused():
             if picture and not halt:
-                draw(step, state.ema_params)
+                draw(step, state.eval_params)
             # The last, so that a run taken up here has missed nothing; and sound, so that one which
             # goes back does not stand among the updates that it goes back for.
             if halt or step == plan.steps or (checkpoint and not guard.in_row):

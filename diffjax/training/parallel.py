@@ -13,13 +13,23 @@ from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from diffjax.devices import ordered
 from diffjax.training.step import Batch, Metrics, TrainState, TrainStep
+from diffjax.typing import Params
 
 AXIS = "batch"
-Steps = Callable[[TrainState, Any, Batch], tuple[TrainState, Metrics]]
 T = TypeVar("T")
 # What runs once: optimising it further takes up to three times as long as all else in compiling it.
 RUNS_ONCE = {"xla_backend_optimization_level": 1}
+
+
+@runtime_checkable
+class Steps(Protocol):
+    """Several train steps in one dispatch, over batches that lead with the steps."""
+
+    def __call__(
+        self, state: TrainState, key: Any, batches: Batch, frozen: Params | None = None
+    ) -> tuple[TrainState, Metrics]: ...
 
 
 @runtime_checkable
@@ -31,10 +41,10 @@ class Parallelism(Protocol):
         """What the step is to average over; None where it sees the global batch."""
 
     def compile(self, step: TrainStep) -> Steps:
-        """Several steps in one dispatch: (state, key, batches of `shard`) -> (state, metrics).
+        """Several steps in one dispatch: (state, key, batches, frozen) -> (state, metrics).
 
-        State and key are as `replicate` lays them out; the state is donated. Metrics have one entry
-        a step.
+        State, key and frozen are as `replicate` lays them out, the batches as `shard` does. The
+        state is donated. Metrics have one entry per step.
         """
 
     def shard(self, batches: Mapping[str, np.ndarray]) -> Batch:
@@ -49,13 +59,20 @@ class Pmap:
 
     def compile(self, step: TrainStep) -> Steps:
         run = jax.pmap(
-            _scanned(step), AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=0
+            _scanned(step),
+            AXIS,
+            in_axes=(None, None, 0, None),
+            out_axes=None,
+            devices=ordered(),
+            donate_argnums=0,
         )
-        if jax.process_count() == 1:
-            return run
 
-        def steps(state: TrainState, key: Any, batches: Batch) -> tuple[TrainState, Metrics]:
-            state, metrics = run(state, key, batches)
+        def steps(
+            state: TrainState, key: Any, batches: Batch, frozen: Params | None = None
+        ) -> tuple[TrainState, Metrics]:
+            state, metrics = run(state, key, batches, frozen)
+            if jax.process_count() == 1:
+                return state, metrics
             # pmap speaks of its own process's devices; the same buffers are part of a whole.
             return jax.tree.map(_globally, state), metrics
 
@@ -105,8 +122,10 @@ def wait_for_all(what: str) -> None:
 
 
 def _scanned(step: TrainStep) -> Steps:
-    def steps(state: TrainState, key: Any, batches: Batch) -> tuple[TrainState, Metrics]:
-        return lax.scan(lambda state, batch: step(state, key, batch), state, batches)
+    def steps(
+        state: TrainState, key: Any, batches: Batch, frozen: Params | None = None
+    ) -> tuple[TrainState, Metrics]:
+        return lax.scan(lambda state, batch: step(state, key, batch, frozen), state, batches)
 
     return steps
 
@@ -126,4 +145,4 @@ def _everywhere() -> NamedSharding:
 
 
 def _mesh() -> Mesh:
-    return Mesh(np.asarray(jax.devices()), (AXIS,))
+    return Mesh(np.asarray(ordered()), (AXIS,))

@@ -1,7 +1,8 @@
 """The train state and the one pure train step."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import flax.struct
 import jax
@@ -11,14 +12,55 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from diffjax.errors import UserError
-from diffjax.models.batch_norm import STATISTICS, collect
+from diffjax.models.stateful import collect, marked, mean_state, merge_state, split_state
 from diffjax.randomness import sample_keys
-from diffjax.training.optimizers import make_optimizer as make_optimizer  # kept importable here
 from diffjax.typing import Params
 
 Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
 LossFn = Callable[[Params, Key[Array, "B"], Batch], tuple[Float[Array, ""], Metrics]]
+Gather = Callable[[Any], Any]
+WholeLossFn = Callable[
+    [Params, Params, Key[Array, "B"], Batch, Gather], tuple[Float[Array, ""], Metrics]
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """What a train step minimises: (params, frozen, keys, batch, gather) -> (loss, metrics).
+
+    `params` is the tree of trained parameters merged with the model state. `frozen` is a tree of
+    arrays that are not trained, such as a teacher's parameters. It is an argument of the compiled
+    step, not a constant. `keys` and `batch` are this device's share.
+
+    `gather` joins the devices' shares of an array, or of a tree of arrays, along the leading axis.
+    A contrastive loss computes embeddings of its share, gathers them and compares all samples of
+    the batch. All devices compute the same loss. The mean of their gradients is then the gradient
+    of the loss of the whole batch, because the transpose of `gather` sums over devices.
+
+    whole_batch: the loss compares the samples of the whole batch with each other.
+    may_be_cut: accumulation may compute the loss in pieces. None means: unless whole_batch.
+    """
+
+    function: WholeLossFn
+    whole_batch: bool = False
+    may_be_cut: bool | None = None
+
+    @classmethod
+    def of(cls, loss: "LossFn | Loss") -> "Loss":
+        """A Loss as it is; a plain function as a Loss that uses neither `frozen` nor `gather`."""
+        if isinstance(loss, Loss):
+            return loss
+        return cls(lambda params, frozen, keys, batch, gather: loss(params, keys, batch))
+
+    def check(self, accumulate: int) -> None:
+        """Raises UserError for an accumulation that would change the loss."""
+        may_be_cut = not self.whole_batch if self.may_be_cut is None else self.may_be_cut
+        if accumulate > 1 and not may_be_cut:
+            raise UserError(
+                f"accumulate={accumulate} cuts the batch in pieces, and this loss compares all "
+                "samples of the batch: choose 1"
+            )
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -28,15 +70,31 @@ class TrainState(flax.struct.PyTreeNode):
     params: Params
     ema_params: Params
     opt_state: Any
+    model_state: Params  # running statistics and other state that no gradient moves; {} for none
+
+    @property
+    def eval_params(self) -> Params:
+        """What evaluation and samplers use: the averaged parameters and the model state."""
+        return merge_state(self.ema_params, self.model_state)
 
 
-TrainStep = Callable[[TrainState, Key[Array, ""], Batch], tuple[TrainState, Metrics]]
+@runtime_checkable
+class TrainStep(Protocol):
+    """A pure (state, key, batch, frozen) -> (state, metrics); frozen=None stands for {}."""
+
+    def __call__(
+        self, state: TrainState, key: Key[Array, ""], batch: Batch, frozen: Params | None = None
+    ) -> tuple[TrainState, Metrics]: ...
 
 
-def init_state(params: Params, tx: optax.GradientTransformation) -> TrainState:
-    """The state before the first step; the average starts at the parameters themselves."""
+def init_state(tree: Params, tx: optax.GradientTransformation) -> TrainState:
+    """The state before the first step, from the tree that a network's init returns.
+
+    The tree may hold several networks, by name. The average starts at the parameters themselves.
+    """
+    params, model_state = split_state(tree)
     ema = jax.tree.map(jnp.array, params)  # a copy: the state is donated, each buffer once
-    return TrainState(jnp.zeros((), jnp.int32), params, ema, tx.init(params))
+    return TrainState(jnp.zeros((), jnp.int32), params, ema, tx.init(params), model_state)
 
 
 def ema_decay_at(step: Int[Array, ""], decay: float) -> Float[Array, ""]:
@@ -45,14 +103,14 @@ def ema_decay_at(step: Int[Array, ""], decay: float) -> Float[Array, ""]:
 
 
 def make_train_step(
-    loss_fn: LossFn,
+    loss_fn: LossFn | Loss,
     tx: optax.GradientTransformation,
     ema_decay: float,
     *,
     accumulate: int = 1,
     axis_name: str | None = None,
 ) -> TrainStep:
-    """A pure (state, key, batch) -> (state, metrics), the batch being this device's share.
+    """A pure (state, key, batch, frozen) -> (state, metrics), the batch being this device's share.
 
     Each sample draws from a key of its step and its place in the global batch, so that neither the
     number of devices nor `accumulate`, the number of pieces the batch is cut into, changes a draw.
@@ -61,40 +119,50 @@ def make_train_step(
     as it was, and `skipped` is 1 in the metrics. `nonfinite` there has an entry for each of
     tensor_names; the last, of parameters that overflow in the update itself, cannot be undone.
 
-    What a network with batch norm moves its running statistics to goes into the new state's
-    parameters, the mean over devices and pieces; each of those normalises by its own samples.
-    """
-    loss_fn = _with_statistics(loss_fn)
+    The loss sees the trained parameters merged with the model state, and the gradient is with
+    respect to the trained parameters alone. The new model state is the mean over calls, pieces and
+    devices; batch norm normalises each call's samples by their own statistics.
 
-    def gradients(params: Params, keys: Key[Array, "B"], batch: Batch) -> tuple[Any, Any]:
+    Raises UserError where `accumulate` would change the loss.
+    """
+    objective = Loss.of(loss_fn)
+    objective.check(accumulate)
+    value_and_grad = jax.value_and_grad(_merged(objective, axis_name), has_aux=True)
+
+    def gradients(
+        params: Params, given: tuple[Params, Params], keys: Key[Array, "B"], batch: Batch
+    ) -> tuple[Any, Any]:
         if accumulate == 1:
-            return jax.value_and_grad(loss_fn, has_aux=True)(params, keys, batch)
+            return value_and_grad(params, given, keys, batch)
         pieces = jax.tree.map(
             lambda a: a.reshape(accumulate, a.shape[0] // accumulate, *a.shape[1:]), (keys, batch)
         )
 
         def one(_: None, piece: Any) -> tuple[None, Any]:
-            return None, jax.value_and_grad(loss_fn, has_aux=True)(params, *piece)
+            return None, value_and_grad(params, given, *piece)
 
         _, parts = lax.scan(one, None, pieces)
         return jax.tree.map(lambda a: jnp.mean(a, axis=0), parts)
 
-    def update(state: TrainState, grads: Params, statistics: Params) -> TrainState:
+    def update(state: TrainState, grads: Params, moved: Params) -> TrainState:
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = {**optax.apply_updates(state.params, updates), **statistics}
+        params = optax.apply_updates(state.params, updates)
         decay = ema_decay_at(state.step, ema_decay)
         with jax.named_scope("ema"):
             ema_params = optax.incremental_update(params, state.ema_params, 1 - decay)
-        return TrainState(state.step + 1, params, ema_params, opt_state)
+        model_state = merge_state(state.model_state, moved)
+        return TrainState(state.step + 1, params, ema_params, opt_state, model_state)
 
-    def step(state: TrainState, key: Key[Array, ""], batch: Batch) -> tuple[TrainState, Metrics]:
+    def step(
+        state: TrainState, key: Key[Array, ""], batch: Batch, frozen: Params | None = None
+    ) -> tuple[TrainState, Metrics]:
         size = jax.tree.leaves(batch)[0].shape[0]
         first = lax.axis_index(axis_name) * size if axis_name else 0
         keys = sample_keys(jax.random.fold_in(key, state.step), first, size)
-        (loss, metrics), grads = gradients(state.params, keys, batch)
+        given = state.model_state, {} if frozen is None else frozen
+        (loss, (metrics, moved)), grads = gradients(state.params, given, keys, batch)
         if axis_name:
-            loss, metrics, grads = lax.pmean((loss, metrics, grads), axis_name)
-        statistics = {STATISTICS: metrics.pop(STATISTICS)} if STATISTICS in metrics else {}
+            loss, metrics, moved, grads = lax.pmean((loss, metrics, moved, grads), axis_name)
         # The norm is made of these sums too; a finite number whose square is not counts as bad.
         squares = [optax.tree.norm(grad, squared=True) for grad in jax.tree.leaves(grads)]
         bad = ~jnp.isfinite(jnp.stack([loss, *squares]))
@@ -103,30 +171,36 @@ def make_train_step(
         # A branch: choosing number by number takes twice as long on a CPU.
         state = lax.cond(
             sound, update, lambda state, *_: state.replace(step=state.step + 1),
-            state, grads, statistics,
+            state, grads, moved,
         )  # fmt: skip
         # A sum compiles in a fourth of the time of isfinite over all numbers.
-        sums = [jnp.abs(param).sum() for param in jax.tree.leaves(state.params)]
+        moved_to = jax.tree.leaves((state.params, state.model_state))
+        sums = [jnp.abs(array).sum() for array in moved_to]
         nonfinite = jnp.append(bad, ~jnp.isfinite(jnp.stack(sums)).all())
         return state, {**metrics, "skipped": 1.0 - sound, "nonfinite": nonfinite}
 
     return step
 
 
-def _with_statistics(loss_fn: LossFn) -> LossFn:
-    """The loss, and among its metrics the running statistics that its calls move, if any do."""
+def _merged(loss: Loss, axis_name: str | None) -> Callable[..., Any]:
+    """The loss as a function of the trained parameters, and the model state that it computes.
 
-    def told(
-        params: Params, keys: Key[Array, "B"], batch: Batch
-    ) -> tuple[Float[Array, ""], dict[str, Any]]:
-        with collect() as moved:
-            loss, metrics = loss_fn(params, keys, batch)
-        if moved:  # each of several calls begins where the step does
-            mean = jax.tree.map(lambda *parts: sum(parts) / len(parts), *moved)
-            metrics = {**metrics, STATISTICS: mean}
-        return loss, metrics
+    (params, (model_state, frozen), keys, batch) -> (loss, (metrics, new model state)).
+    """
 
-    return told
+    def gather(share: Any) -> Any:
+        return lax.all_gather(share, axis_name, tiled=True) if axis_name else share
+
+    def merged(
+        params: Params, given: tuple[Params, Params], keys: Key[Array, "B"], batch: Batch
+    ) -> tuple[Float[Array, ""], tuple[Metrics, Params]]:
+        model_state, frozen = given
+        tree = merge_state(params, marked(model_state))
+        with collect() as moved:  # each of several calls begins where the step does
+            value, metrics = loss.function(tree, frozen, keys, batch, gather)
+        return value, (metrics, mean_state(moved))
+
+    return merged
 
 
 def tensor_names(params: Params) -> tuple[str, ...]:

@@ -9,11 +9,11 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
+from diffjax.trained import build, init_params, load, null_label
 from programs import program
 
 from diffjax.errors import UserError
-from diffjax.models.batch_norm import STATISTICS
-from diffjax.trained import build, init_params, load, null_label
+from diffjax.models.stateful import STATISTICS
 from experiments import ddpm
 
 FLAGFILES = pathlib.Path(ddpm.__file__).parent / "flagfiles"

@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from diffjax.models.batch_norm import STATISTICS, BatchNorm, RunningStatistics, collect
+from diffjax.models.batch_norm import BatchNorm
+from diffjax.models.stateful import STATISTICS, Stateful, collect
 
 X = 2 * jax.random.normal(jax.random.key(0), (4, 3, 5, 2)) + jnp.asarray([10.0, -1.0])
 
 
-class Net(RunningStatistics):
+class Net(Stateful):
     @nn.compact
     def __call__(self, x, *, train=False):
         return BatchNorm(train, name="norm")(x)
@@ -25,7 +26,8 @@ def test_by_the_batch_in_training_and_by_running_statistics_after():
     x = np.asarray(X, np.float64)
     mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
     np.testing.assert_allclose(out, (x - mean) / np.sqrt(var + 1e-5), atol=1e-5)
-    (statistics,) = moved
+    (call,) = moved
+    statistics = call.collections[STATISTICS]
     np.testing.assert_allclose(statistics["norm"]["mean"], 0.1 * mean, rtol=1e-5)
     unbiased = x.var((0, 1, 2), ddof=1)
     np.testing.assert_allclose(statistics["norm"]["var"], 0.9 + 0.1 * unbiased, rtol=1e-5)
@@ -46,14 +48,3 @@ def test_initialising_moves_nothing():
     params = Net().init(jax.random.key(1), X, train=True)["params"]
     np.testing.assert_array_equal(params[STATISTICS]["norm"]["mean"], 0)
     np.testing.assert_array_equal(params[STATISTICS]["norm"]["var"], 1)
-
-
-def test_within_one_collection_another_keeps_its_own():
-    net = Net()
-    params = net.init(jax.random.key(1), X)["params"]
-    with collect() as outer:
-        net.apply({"params": params}, X, train=True)
-        with collect() as inner:
-            net.apply({"params": params}, X, train=True)
-        net.apply({"params": params}, X, train=True)
-    assert (len(outer), len(inner)) == (2, 1)

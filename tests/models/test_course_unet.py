@@ -12,9 +12,10 @@ from flax import linen as nn
 import diffjax.models
 from diffjax import spec
 from diffjax.errors import UserError
-from diffjax.models.batch_norm import STATISTICS, BatchNorm, collect
+from diffjax.models.batch_norm import BatchNorm
 from diffjax.models.course_unet import ConvBlock, CourseUNet, Style
 from diffjax.models.layers import GroupNorm
+from diffjax.models.stateful import STATISTICS, collect
 
 FIRST = {
     "form": "first", "channels": (16, 32, 64), "norm": "batch", "activation": "relu",
@@ -148,13 +149,13 @@ def test_batch_norm_within_the_network():
             model.apply({"params": params}, X, T)
             assert not moved
             model.apply({"params": params}, X, T, train=True)
-        return moved
+        return moved[0].collections[STATISTICS]
 
     together = evaluate({"params": params}, X, T)
     for i in range(len(X)):
         one = jnp.broadcast_to(X[i], X.shape), jnp.broadcast_to(T[i], T.shape)
         np.testing.assert_allclose(evaluate({"params": params}, *one)[0], together[i], atol=1e-5)
-    (statistics,) = moved(params)
+    statistics = moved(params)
     chex.assert_trees_all_equal_shapes_and_dtypes(statistics, params[STATISTICS])
     after = evaluate({"params": {**params, STATISTICS: statistics}}, X, T)
     assert jnp.abs(after - together).max() > 1e-3

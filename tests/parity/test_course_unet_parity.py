@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax.models.batch_norm import STATISTICS, collect
 from diffjax.models.course_unet import CourseUNet
+from diffjax.models.stateful import STATISTICS, collect
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[parity]'")
@@ -209,7 +209,7 @@ def ours(net, params, *inputs):
     """The output in training, the parameters after it, and the output then."""
     with collect() as moved:
         trained = net.apply({"params": params}, *inputs, train=True)
-    params = {**params, **({STATISTICS: moved[0]} if moved else {})}
+    params = {**params, **(moved[0].collections if moved else {})}
     return trained, params, net.apply({"params": params}, *inputs)
 
 

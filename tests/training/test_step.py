@@ -9,14 +9,16 @@ import pytest
 from flax import linen as nn
 
 from diffjax.errors import UserError
-from diffjax.models.batch_norm import STATISTICS, BatchNorm, RunningStatistics
+from diffjax.models.batch_norm import BatchNorm
+from diffjax.models.stateful import STATISTICS, Stateful
 from diffjax.randomness import normal
 from diffjax.training import parallel
+from diffjax.training.optimizers import make_optimizer
 from diffjax.training.step import (
+    Loss,
     check_batch,
     ema_decay_at,
     init_state,
-    make_optimizer,
     make_train_step,
     tensor_names,
 )
@@ -170,7 +172,7 @@ def test_indivisible_batch(batch, devices, accumulate):
         check_batch(batch, devices, accumulate)
 
 
-class Normalised(RunningStatistics):
+class Normalised(Stateful):
     """A batch norm and one weight a number."""
 
     @nn.compact
@@ -192,20 +194,59 @@ def norm_step(**options):
     return state, make_train_step(norm_loss, tx, 0.9, **options)
 
 
-def statistics(params):
-    return params[STATISTICS]["norm"]
+def statistics(state):
+    return state.model_state[STATISTICS]["norm"]
 
 
 def test_running_statistics_move_and_are_averaged():
     state, step = norm_step()
     state, metrics = jax.jit(step)(state, ROOT, DATA)
-    assert STATISTICS not in metrics
+    assert set(metrics) == {"loss", "grad_norm", "skipped", "nonfinite"}
     mean, var = np.mean(DATA["x"], 0), np.var(DATA["x"], 0, ddof=1)
-    np.testing.assert_allclose(statistics(state.params)["mean"], 0.1 * mean, rtol=1e-5)
-    np.testing.assert_allclose(statistics(state.params)["var"], 0.9 + 0.1 * var, rtol=1e-5)
-    # The average's first decay is 0.1, as for all parameters.
-    np.testing.assert_allclose(statistics(state.ema_params)["mean"], 0.09 * mean, rtol=1e-5)
-    assert not np.any(jax.tree.leaves(state.opt_state[0].mu[STATISTICS])[0])
+    np.testing.assert_allclose(statistics(state)["mean"], 0.1 * mean, rtol=1e-5)
+    np.testing.assert_allclose(statistics(state)["var"], 0.9 + 0.1 * var, rtol=1e-5)
+
+
+def test_model_state_is_apart_from_what_the_optimizer_and_the_average_see():
+    state, step = norm_step()
+    for now in (state, jax.jit(step)(state, ROOT, DATA)[0]):
+        assert set(now.model_state) == {STATISTICS}
+        for trained in (now.params, now.ema_params, now.opt_state[0].mu, now.opt_state[0].nu):
+            assert set(trained) == {"norm", "w"}
+        merged = now.eval_params
+        chex.assert_trees_all_equal(merged, {**now.ema_params, **now.model_state})
+        assert NET.apply({"params": merged}, DATA["x"]).shape == DATA["x"].shape
+    assert all("mean" not in name and "var" not in name for name in tensor_names(state.params))
+
+
+def test_each_component_s_state_comes_back_under_its_name():
+    """One is called twice, one once, one not in training; a frozen network's goes nowhere."""
+
+    def loss_fn(params, frozen, keys, batch, gather):
+        def call(tree, x, train=True):
+            return jnp.mean(NET.apply({"params": tree}, x, train=train) ** 2)
+
+        x = batch["x"]
+        copied = jax.tree.map(lambda a: 1 * a, params["twice"])  # the mark outlives the copy
+        losses = (
+            call(frozen["teacher"], x + 9), call(copied, x), call(params["once"], x + 1),
+            call(params["twice"], x + 2), call(params["never"], x, train=False),
+        )  # fmt: skip
+        return sum(losses) * params["scale"], {}
+
+    tree, tx = NET.init(ROOT, DATA["x"])["params"], optax.adam(0.1)
+    parts = {name: jax.tree.map(jnp.array, tree) for name in ("twice", "once", "never")}
+    state = init_state({**parts, "scale": jnp.ones(())}, tx)
+    assert set(state.params) == {*parts, "scale"}
+    step = jax.jit(make_train_step(Loss(loss_fn), tx, 0.9))
+    after, _ = step(state, ROOT, DATA, {"teacher": tree})
+    chex.assert_trees_all_equal_structs(after, state)
+    mean = np.mean(DATA["x"], 0)
+    for name, wanted in (("twice", mean + 1), ("once", mean + 1), ("never", 0 * mean)):
+        found = after.model_state[name][STATISTICS]["norm"]["mean"]
+        np.testing.assert_allclose(found, 0.1 * wanted, rtol=1e-5)
+    var = after.model_state["never"][STATISTICS]["norm"]["var"]
+    np.testing.assert_array_equal(var, 1)
 
 
 def test_running_statistics_are_the_mean_over_devices_and_pieces():
@@ -219,9 +260,9 @@ def test_running_statistics_are_the_mean_over_devices_and_pieces():
     shared, _ = jax.jit(jax.vmap(step, (None, None, 0), axis_name="batch"))(
         state, ROOT, {"x": shares}
     )
-    np.testing.assert_allclose(statistics(accumulated.params)["var"], wanted, rtol=1e-5)
+    np.testing.assert_allclose(statistics(accumulated)["var"], wanted, rtol=1e-5)
     for device in range(2):
-        np.testing.assert_allclose(statistics(shared.params)["var"][device], wanted, rtol=1e-5)
+        np.testing.assert_allclose(statistics(shared)["var"][device], wanted, rtol=1e-5)
 
 
 def test_a_step_that_is_left_out_moves_no_statistics():
@@ -239,7 +280,60 @@ def test_of_two_calls_the_statistics_are_the_mean():
     state, _ = norm_step()
     state, _ = jax.jit(make_train_step(twice, optax.adam(0.1), 0.9))(state, ROOT, DATA)
     wanted = 0.1 * (np.mean(DATA["x"], 0) + 1)
-    np.testing.assert_allclose(statistics(state.params)["mean"], wanted, rtol=1e-5)
+    np.testing.assert_allclose(statistics(state)["mean"], wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", parallel.PARALLELISM)
+def test_frozen_arrays_are_data(name):
+    """Other values give another result, with no other compilation."""
+    traces, tx = [], optax.sgd(0.1)
+
+    def towards(params, frozen, keys, batch, gather):
+        traces.append(1)
+        return 0.5 * jnp.mean(jnp.sum((params["w"] - frozen["v"] * batch["x"]) ** 2, -1)), {}
+
+    parallelism = parallel.PARALLELISM[name]
+    step = make_train_step(Loss(towards), tx, 0.9, axis_name=parallelism.axis_name)
+    run_steps = parallelism.compile(step)
+    key = parallel.replicate(jax.random.key, np.uint32(7))
+    x = np.arange(24, dtype=np.float32).reshape(8, 3) / 10
+    counts = []
+    for v in (1.0, -3.0):
+        state = parallel.replicate(lambda: init_state({"w": jnp.ones(3)}, tx))
+        frozen = parallel.replicate(lambda v: {"v": v}, np.full(3, v, np.float32))
+        state, _ = run_steps(state, key, parallelism.shard({"x": x[None]}), frozen)
+        np.testing.assert_allclose(
+            state.params["w"], 1 - 0.1 * (1 - v * x.mean(0)), rtol=1e-5, atol=1e-6
+        )
+        chex.assert_trees_all_equal(frozen["v"], np.full(3, v, np.float32))  # it is not donated
+        counts.append(len(traces))
+    assert counts[0] == counts[1]
+
+
+def test_a_loss_without_frozen_arrays_gets_an_empty_tree():
+    seen = []
+
+    def loss_fn(params, frozen, keys, batch, gather):
+        seen.append((frozen, gather(batch["x"]) is batch["x"]))
+        return quadratic(params, keys, batch)
+
+    _, history, _ = run(Loss(loss_fn), steps=1)
+    _, plain, _ = run(quadratic, steps=1)
+    assert seen == [({}, True)]
+    chex.assert_trees_all_equal(history, plain)
+
+
+def test_a_loss_of_the_whole_batch_is_not_cut_in_pieces():
+    def loss_fn(params, frozen, keys, batch, gather):
+        return quadratic(params, keys, batch)
+
+    tx = optax.sgd(0.1)
+    for loss in (Loss(loss_fn, whole_batch=True), Loss(loss_fn, may_be_cut=False)):
+        make_train_step(loss, tx, 0.9)
+        with pytest.raises(UserError, match="accumulate=2 cuts the batch"):
+            make_train_step(loss, tx, 0.9, accumulate=2)
+    for loss in (Loss(loss_fn), Loss(loss_fn, whole_batch=True, may_be_cut=True)):
+        make_train_step(loss, tx, 0.9, accumulate=2)
 
 
 def test_what_is_made_on_every_device_is_what_is_made_on_one():
