@@ -34,7 +34,7 @@ from diffjax.schedules.base import Schedule
 from diffjax.spaces.base import Autoencoder, Space
 from diffjax.spaces.pixels import Pixels
 from diffjax.spacings.base import Spacing
-from diffjax.tasks.base import Component, Preview, Source, Task
+from diffjax.tasks.base import Asked, Component, Preview, Samples, Source, Task
 from diffjax.training.run import RunFolder
 from diffjax.typing import Cond, Images, Keys, Params, Target
 
