@@ -61,7 +61,7 @@ def test_spread_keeps_both_ends_and_even_gaps():
 
 def test_what_the_page_says_of_a_run(run):
     (run.path / "flags.txt").write_text("# header\n--dataset=embedded\n--steps=4000\n")
-    (run.path / "config.json").write_text('{"experiment": "ddpm"}')
+    (run.path / "config.json").write_text('{"task": "diffusion"}')
     (run.path / "environment.json").write_text('{"jax": "0.10.2", "cores": 2}')
     losses = {100: 0.5, 1200: 0.25}
     metrics = [{"step": s, "loss": v, "skipped": 1} for s, v in losses.items()]
@@ -69,7 +69,7 @@ def test_what_the_page_says_of_a_run(run):
     write_lines(run.path / "speed.jsonl", {"step": 1200, "steps_per_s": 7.25, "images_per_s": 116})
     page = read_page(run)
     assert page.title == "run"
-    assert page.subtitle.startswith("ddpm, refreshed 20")
+    assert page.subtitle.startswith("diffusion, refreshed 20")
     assert page.facts == {
         "steps done": "1,200 of 4,000",
         "latest loss": "0.25",

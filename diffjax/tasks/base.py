@@ -2,7 +2,6 @@
 
 import abc
 import dataclasses
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, ClassVar, NamedTuple
@@ -152,7 +151,7 @@ class Task(abc.ABC):
         return values
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> typing.Self:
+    def from_dict(cls, values: Mapping[str, Any]) -> Any:
         """The task that `to_dict` told of. Raises UserError for values of no such task."""
         fields, built = _fields(cls), {}
         for name, value in values.items():

@@ -43,7 +43,7 @@ class Classification(Task):
     Raises UserError for a network that is no classifier.
     """
 
-    model: Classifier
+    model: Any  # a Classifier, which is checked
     image_shape: tuple[int, int, int]
     flip: bool = True
     shift: int = 1
@@ -60,7 +60,7 @@ class Classification(Task):
     @property
     def classes(self) -> int:
         """How many there are."""
-        return self.model.num_classes
+        return int(self.model.num_classes)
 
     @property
     def batch_keys(self) -> tuple[str, ...]:

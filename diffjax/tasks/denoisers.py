@@ -31,7 +31,7 @@ from diffjax.process import Process
 from diffjax.samplers.base import Sampler
 from diffjax.samplers.ddim import DDIM
 from diffjax.schedules.base import Schedule
-from diffjax.spaces.base import Autoencoder, Space
+from diffjax.spaces.base import Autoencoder, Latent, Space
 from diffjax.spaces.pixels import Pixels
 from diffjax.spacings.base import Spacing
 from diffjax.tasks.base import Asked, Component, Preview, Samples, Source, Task
@@ -62,7 +62,7 @@ class DenoiserTask(Task):
     Raises UserError for parts that do not go together.
     """
 
-    model: Backbone
+    model: Any  # a Backbone, which is checked
     image_shape: tuple[int, int, int]
     schedule: Schedule
     target: Target
@@ -85,9 +85,7 @@ class DenoiserTask(Task):
                 f"{spec.render(self.model)} predicts no noise: choose a backbone", option="model"
             )
         if self.space.needs_autoencoder != (self.autoencoder is not None):
-            needed = (
-                "needs an autoencoder" if self.space.needs_autoencoder else "has no use for one"
-            )
+            needed = "lacks an autoencoder" if self.space.needs_autoencoder else "needs none"
             raise UserError(f"space {spec.render(self.space)} {needed}")
         rows, steps = self.model.time_rows, self.schedule.steps
         if rows is not None and rows < steps:
@@ -151,7 +149,7 @@ class DenoiserTask(Task):
             return lambda x0: x0
 
         @jax.jit
-        def decode(params: Mapping[str, Params], x0: Images) -> Images:
+        def decode(params: Mapping[str, Params], x0: Latent) -> Images:
             return self.space.decode(x0, _stage(components, params))
 
         return lambda x0: in_batches(lambda rows: decode(params, rows), x0, batch_size)

@@ -356,7 +356,7 @@ def test_refused_when_built(options, message):
     [
         ({}, (2, 9, 8, 3), None, "9x8.*multiples of 2"),
         ({}, (2, 8, 8, 1), None, "1 channels.*set in_channels=1"),
-        ({}, (2, 8, 8, 3), (2,), "no classes"),
+        ({}, (2, 8, 8, 3), (2,), "takes no condition"),
         ({"num_class_embeds": 4}, (2, 8, 8, 3), None, "give cond"),
         ({"num_class_embeds": 4}, (2, 8, 8, 3), (2, 32), r"takes \(2,\)"),
         ({"class_embed_type": "identity"}, (2, 8, 8, 3), (2,), r"takes \(2, 32\)"),

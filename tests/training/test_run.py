@@ -1,6 +1,5 @@
 """Run folders, metrics and checkpoints: what is kept, and what is refused."""
 
-import dataclasses
 import json
 import shutil
 
@@ -14,18 +13,18 @@ from diffjax.errors import UserError
 from diffjax.training.checkpoint import Checkpoints
 from diffjax.training.journal import Journal, Log, keep_until
 from diffjax.training.loop import Plan
-from diffjax.training.run import RunConfig, RunFolder
+from diffjax.training.run import RunFolder
 
-CONFIG = RunConfig(
-    "ddpm", "unet", (28, 28, 1), None, {"seed": 0, "dataset": "a(b)"}, "linear", "eps"
-)
+CONFIG = {
+    "task": "diffusion",
+    "config": {"target": "eps", "teacher": {"path": "a", "digest": "1"}},
+    "training": {"seed": 0, "dataset": "a(b)"},
+}
 
 
-def test_config_round_trip_and_name():
-    assert RunConfig.from_json(CONFIG.to_json()) == CONFIG
-    other = dataclasses.replace(CONFIG, training={"seed": 1, "dataset": "a(b)"})
-    assert CONFIG.name().startswith("ddpm_a_")
-    assert CONFIG.name() != other.name()
+def changed(part, **values):
+    """CONFIG with other values in a part."""
+    return {**CONFIG, part: {**CONFIG[part], **values}}
 
 
 def test_a_folder_is_taken_up_by_the_same_config_alone(tmp_path):
@@ -33,14 +32,24 @@ def test_a_folder_is_taken_up_by_the_same_config_alone(tmp_path):
         pass
     with RunFolder.create(run.path, CONFIG, "--seed=0\n") as again:
         assert again == run
-    for field, change, message in (
-        ("target", "v", "made with target=eps, not v"),
-        ("training", {"seed": 1, "dataset": "a(b)"}, "made with seed=0, not 1"),
+    for other, message in (
+        (changed("config", target="v"), "made with target=eps, not v"),
+        (changed("training", seed=1), "made with seed=0, not 1"),
+        (changed("training", new=1), "made with new=None, not 1"),
+        ({**CONFIG, "task": "gan"}, "made with task=diffusion, not gan"),
+        (changed("config", teacher={"path": "a", "digest": "2"}), "with teacher_digest=1, not 2"),
     ):
-        other = dataclasses.replace(CONFIG, **{field: change})
         with pytest.raises(UserError, match=message), RunFolder.create(run.path, other, "x"):
             pass
     assert (run.path / "flags.txt").read_text() == "--seed=0\n"
+
+
+def test_where_another_run_lies_is_no_part_of_what_a_run_is(tmp_path):
+    moved = changed("config", teacher={"path": "b", "digest": "1"})
+    for config in (CONFIG, moved):
+        with RunFolder.create(tmp_path / "run", config, "") as run:
+            pass
+    assert RunFolder.open(run.path) == (run, moved)
 
 
 def test_two_runs_on_one_folder(tmp_path):

@@ -1,0 +1,219 @@
+"""Every kind of run keeps the contract: a config in JSON, networks, a loss, a preview."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import diffjax.tasks
+from diffjax import runs, spec
+from diffjax.conditions.label import Label
+from diffjax.conditions.none import Unconditional
+from diffjax.data.base import ArrayRecords
+from diffjax.errors import UserError
+from diffjax.interop import save_unet2d
+from diffjax.models.classifier import Classifier
+from diffjax.models.course_unet import CourseUNet
+from diffjax.models.gan.dcgan import DCGAN
+from diffjax.models.unet import UNet
+from diffjax.runs import RunConfig, Training
+from diffjax.samplers.ddim import DDIM
+from diffjax.schedules.cosine import Cosine
+from diffjax.schedules.monotone import Monotone
+from diffjax.tasks import classifier, denoisers, examined, gan
+from diffjax.tasks.base import Asked, Component, Source, params_of, shapes
+from diffjax.tasks.classifier import Classification
+from diffjax.tasks.diffusion import Diffusion
+from diffjax.tasks.distillation import Distillation
+from diffjax.tasks.gan import GAN
+from diffjax.tasks.restoration import Restoration
+from diffjax.tasks.segmentation import Segmentation
+from diffjax.training.run import RunFolder
+from diffjax.training.step import init_state, make_train_step
+
+FORM = (8, 8, 1)
+NET = UNet(
+    in_channels=1, out_channels=1, block_out_channels=(8,), layers_per_block=1, norm_num_groups=4,
+    mid_block_type=None, down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
+    num_class_embeds=4,
+)  # fmt: skip
+LEARNED = NET.clone(time_embedding_type="learned", num_train_timesteps=9)
+PLAIN = CourseUNet(channels=(4, 4, 4), groups=(4, 4), time_embedding="none")
+DENOISER = {
+    "model": NET, "image_shape": FORM, "schedule": Cosine(), "target": "v",
+    "condition": Label(3, drop=0.1),
+}  # fmt: skip
+TEACHER = Source("somewhere", "denoiser", "0" * 64)
+TASKS = {
+    "diffusion": Diffusion(**DENOISER, huber=0.1),
+    "distillation": Distillation(**DENOISER, teacher=TEACHER, student_steps=4),
+    "classifier": Classification(
+        model=Classifier(num_classes=3, stem=8, channels=(8,), num_features=4), image_shape=FORM
+    ),
+    "restoration": Restoration(model=PLAIN, image_shape=FORM),
+    "segmentation": Segmentation(
+        model=PLAIN.clone(out_channels=2), image_shape=FORM, class_names=("background", "thing")
+    ),
+    "gan": GAN(model=DCGAN(sample_size=8, channels=(8,), latent=4), image_shape=FORM),
+}
+RNG = np.random.RandomState(0)
+BATCH = {
+    "image": jnp.asarray(RNG.uniform(-1, 1, (4, *FORM)), jnp.float32),
+    "label": jnp.asarray([0, 1, 2, 0]),
+    "mask": jnp.asarray(RNG.randint(0, 2, (4, 8, 8))),
+}
+
+
+class Masked(ArrayRecords):
+    """Labelled images with a mask."""
+
+    def __getitem__(self, index):
+        record = super().__getitem__(index)
+        return {**record, "mask": (record["image"][..., 0] > 0).astype(np.int32)}
+
+
+RECORDS = Masked(RNG.randint(0, 256, (20, *FORM), np.uint8), np.arange(20) % 3, FORM, 3)
+SHOWN = {
+    "diffusion": denoisers.Pictures(steps=2, num=3),
+    "distillation": denoisers.Pictures(steps=2, num=3),
+    "classifier": classifier.Exam(RECORDS),
+    "restoration": examined.Exam(RECORDS),
+    "segmentation": examined.Exam(RECORDS),
+    "gan": gan.Pictures(num=3),
+}
+
+
+def frozen_of(task):
+    """Components from elsewhere, with fresh weights."""
+    return {
+        name: Component(NET, Diffusion(**DENOISER).init(jax.random.key(7), {})["denoiser"], source)
+        for name, source in task.sources.items()
+    }
+
+
+def test_each_task_is_tried_here():
+    assert set(TASKS) == set(SHOWN) == set(spec.names(diffjax.tasks))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_config_in_json_and_back(name):
+    config = RunConfig(TASKS[name], Training(seed=3))
+    text = json.dumps(config.to_dict())
+    assert RunConfig.from_dict(json.loads(text)) == config
+    assert config.name().startswith(f"{name}_embedded_")
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_train_step(name):
+    """Two steps move every trained component, and leave nothing that is not finite."""
+    task = TASKS[name]
+    frozen = frozen_of(task)
+    params, tx = params_of(frozen), optax.adam(1e-2)
+    state = init_state(jax.jit(task.init)(jax.random.key(0), params), tx)
+    assert jax.tree.map(jnp.shape, shapes(task, params)) == jax.tree.map(
+        jnp.shape, state.eval_params
+    )
+    assert state.params.keys() == task.networks().keys()
+    batch = {key: BATCH[key] for key in task.batch_keys}
+    step = jax.jit(make_train_step(task.loss(frozen), tx, 0.9))
+    after = state
+    for _ in range(2):
+        after, metrics = step(after, jax.random.key(1), batch, params)
+    assert float(metrics["skipped"]) == 0
+    for component in task.networks():
+        before, moved = state.params[component], after.params[component]
+        pairs = zip(jax.tree.leaves(before), jax.tree.leaves(moved), strict=True)
+        assert any((a != b).any() for a, b in pairs), component
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_preview_is_written(name, tmp_path):
+    task = TASKS[name]
+    (tmp_path / "samples").mkdir()
+    folder, frozen = RunFolder(tmp_path), frozen_of(task)
+    preview = task.preview(folder, frozen, SHOWN[name])
+    preview(5, task.init(jax.random.key(0), params_of(frozen)))
+    found = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert found & {"step_00000005.png", "accuracy.json"}
+    assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Diffusion(**{**DENOISER, "model": TASKS["classifier"].model}), "no noise"),
+        (lambda: Diffusion(**{**DENOISER, "target": "velocity"}), "velocity needs schedule flow"),
+        (
+            lambda: Diffusion(**{**DENOISER, "model": LEARNED}),
+            "has 9 rows and the schedule 1000 steps",
+        ),
+        (lambda: Diffusion(**DENOISER, autoencoder=TEACHER), "needs none"),
+        (lambda: Diffusion(**DENOISER, objective="vlb", huber=0.1).loss({}), "vlb knows no huber"),
+        (
+            lambda: TASKS["restoration"].sample({}, jax.random.key(0), Asked(num=1)),
+            "draws no images",
+        ),
+        (lambda: Classification(model=NET, image_shape=FORM), "is no classifier"),
+        (lambda: Diffusion.from_dict({"mode": "x"}), "has no mode"),
+        (lambda: Diffusion.from_dict({"target": "v"}), "cannot be made of these fields"),
+        (lambda: RunConfig.from_dict({"experiment": "ddpm"}), "none of this version's"),
+        (lambda: RunConfig.from_dict({"task": "gam", "config": {}, "training": {}}), "'gan'"),
+    ],
+)
+def test_refused(make, message):
+    with pytest.raises(UserError, match=message) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+def test_defaults_are_left_out_of_the_config():
+    """So a new option changes neither the name nor the identity of runs made before it."""
+    assert TASKS["diffusion"].to_dict().keys() == {*DENOISER, "huber"}
+    assert Diffusion(**{**DENOISER, "schedule": Monotone()}).to_dict()["schedule"] == "monotone()"
+
+
+def test_a_distilled_student_follows_the_teacher_it_is_given():
+    """The teacher is data: other weights change the loss, and nothing is compiled again."""
+    task, traced = TASKS["distillation"], []
+    frozen = frozen_of(task)
+    loss = task.loss(frozen)
+
+    @jax.jit
+    def value(params, given, keys, batch):
+        traced.append(1)
+        return loss.function(params, given, keys, batch, lambda x: x)[0]
+
+    keys = jax.random.split(jax.random.key(0), 4)
+    student = Diffusion(**DENOISER).init(jax.random.key(3), {})
+    given = params_of(frozen)
+    other = jax.tree.map(lambda leaf: leaf + 0.1, given)
+    batch = {key: BATCH[key] for key in task.batch_keys}
+    values = [float(value(student, teacher, keys, batch)) for teacher in (given, other)]
+    assert values[0] != values[1]
+    assert len(traced) == 1
+
+
+def test_sources_are_named_by_their_weights(tmp_path):
+    """A component is found again by its digest, and refused once its weights are others."""
+    model = NET.clone(num_class_embeds=None)
+    task = Diffusion(**{**DENOISER, "model": model, "condition": Unconditional()})
+    params = task.init(jax.random.key(0), {})["denoiser"]
+    save_unet2d(model, params, tmp_path)
+    source = runs.source_of(tmp_path, "denoiser")
+    found = runs.load_source(source)
+    assert (found.source, found.trained) == (source, False)
+    save_unet2d(model, jax.tree.map(lambda leaf: leaf + 1, params), tmp_path)
+    with pytest.raises(UserError, match="has other weights"):
+        runs.load_source(source)
+
+
+def test_a_gan_draws_in_one_step():
+    task = TASKS["gan"]
+    components = runs.trained_components(task, task.init(jax.random.key(0), {}))
+    images = task.sample(components, jax.random.key(1), Asked(num=5)).images
+    assert images.shape == (5, *FORM)
+    with pytest.raises(UserError, match="knows no sampler"):
+        task.sample(components, jax.random.key(1), Asked(num=5, sampler=DDIM()))

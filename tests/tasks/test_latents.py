@@ -1,0 +1,84 @@
+"""Diffusion in the latents of a frozen first stage: learnt, drawn and decoded."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+from diffjax.errors import UserError
+from diffjax.guidance.plan import Guidance, guide
+from diffjax.models.layers import average_pixels, repeat_pixels
+from diffjax.models.unet import UNet
+from diffjax.runs import trained_components
+from diffjax.schedules.cosine import Cosine
+from diffjax.spaces.latents import Latents
+from diffjax.tasks.base import Asked, Component, Source, params_of
+from diffjax.tasks.diffusion import Diffusion
+from diffjax.training.step import init_state, make_train_step
+
+NET = UNet(
+    in_channels=1, out_channels=1, block_out_channels=(8,), layers_per_block=1, norm_num_groups=4,
+    mid_block_type=None, down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
+)  # fmt: skip
+SOURCE = Source("elsewhere", "autoencoder", "0" * 64)
+TASK = Diffusion(
+    model=NET, image_shape=(8, 8, 1), schedule=Cosine(), target="v",
+    space=Latents(channels=1, factor=2, scale_factor=0.5), autoencoder=SOURCE,
+)  # fmt: skip
+
+
+class Stage(nn.Module):
+    """Means of 2x2 pixels, times a weight."""
+
+    def setup(self):
+        self.gain = self.param("gain", nn.initializers.constant(3.0), ())
+
+    def encode(self, images):
+        mean = self.gain * average_pixels(images)
+        return mean, jnp.full_like(mean, -60.0)
+
+    def decode(self, z):
+        return repeat_pixels(z / self.gain)
+
+
+def components(gain=3.0):
+    stage = Component(Stage(), {"gain": jnp.asarray(gain)}, SOURCE)
+    return {"autoencoder": stage}
+
+
+def test_the_loss_is_of_latents_and_the_stage_is_data():
+    """The compiled step takes the stage's weights as an argument, and does not move them."""
+    frozen, tx = components(), optax.adam(1e-2)
+    state = init_state(TASK.init(jax.random.key(0), params_of(frozen)), tx)
+    assert state.params.keys() == {"denoiser"}
+    step = jax.jit(make_train_step(TASK.loss(frozen), tx, 0.9))
+    batch = {"image": jax.random.uniform(jax.random.key(1), (4, 8, 8, 1), minval=-1)}
+    losses = []
+    for gain in (3.0, 30.0):
+        _, metrics = step(state, jax.random.key(2), batch, params_of(components(gain)))
+        losses.append(float(metrics["loss"]))
+    assert np.isfinite(losses).all()
+    assert losses[0] != losses[1]
+    assert step._cache_size() == 1
+    keys = jax.random.split(jax.random.key(2), 4)
+    encoded = TASK.encoded(frozen, params_of(frozen), keys, batch)["image"]
+    np.testing.assert_allclose(encoded, 1.5 * average_pixels(batch["image"]), atol=1e-5)
+
+
+def test_images_are_drawn_in_latents_and_decoded():
+    """x0 has no bound, and the last frame of the trajectory is the image."""
+    params = TASK.init(jax.random.key(0), {})
+    whole = {**components(), **trained_components(TASK, params)}
+    images, film = TASK.sample(whole, jax.random.key(1), Asked(num=3, steps=2, batch_size=2))
+    assert images.shape == (3, 8, 8, 1)
+    assert film.shape == (2, 2, 8, 8, 1)
+    np.testing.assert_array_equal(images, repeat_pixels(average_pixels(images)))
+    np.testing.assert_array_equal(jnp.clip(film[-1], -1, 1), images[:2])
+    assert np.abs(film[0]).max() > 1
+
+
+def test_a_bound_of_latents_is_refused():
+    with pytest.raises(UserError, match="latents have none"):
+        guide(TASK.process, NET.apply, {}, None, Guidance(percentile=99.0), limit=None)
