@@ -4,7 +4,7 @@ import abc
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -20,6 +20,7 @@ from diffjax.training.run import RunFolder
 from diffjax.training.step import Loss
 from diffjax.typing import Images, Params
 
+Self = TypeVar("Self", bound="Task")
 Preview = Callable[[int, Params], None]  # of a step and the EMA parameters of each component
 
 
@@ -151,7 +152,7 @@ class Task(abc.ABC):
         return values
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Any:
+    def from_dict(cls: type[Self], values: Mapping[str, Any]) -> Self:
         """The task that `to_dict` told of. Raises UserError for values of no such task."""
         fields, built = _fields(cls), {}
         for name, value in values.items():

@@ -108,12 +108,21 @@ class RunFolder:
         return values
 
     def _check_same(self, config: Mapping[str, Any]) -> None:
-        made, asked = flat(self._config()), flat(json.loads(as_text(config)))
+        found = self._config()
+        if found.keys() != config.keys():
+            raise UserError(
+                f"{self.path / CONFIG} has another version's form: go on with that version, or in "
+                "another folder",
+                option="workdir",
+            )
+        made, asked = flat(found), flat(json.loads(as_text(config)))
         for name in sorted(made.keys() | asked.keys()):
             if made.get(name) != asked.get(name):
+                # What is left out of a config is at its default.
+                was, now = (values.get(name, "its default") for values in (made, asked))
                 raise UserError(
-                    f"{self.path} was made with {name}={made.get(name)}, not {asked.get(name)}: "
-                    "use the flags in its flags.txt, or another folder",
+                    f"{self.path} was made with {name}={was}, not {now}: use the flags in its "
+                    "flags.txt, or another folder",
                     option="workdir",
                 )
 

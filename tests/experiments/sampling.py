@@ -10,15 +10,24 @@ import jax
 import numpy as np
 from programs import ROOT
 
-from diffjax import trained
+import diffjax.models
+from diffjax import spec
+from diffjax.conditions.label import Label
+from diffjax.conditions.none import Unconditional
+from diffjax.models.stateful import split_state
+from diffjax.runs import RunConfig, Training
+from diffjax.schedules.cosine import Cosine
+from diffjax.tasks.base import Task, shapes
+from diffjax.tasks.classifier import Classification
+from diffjax.tasks.diffusion import Diffusion
 from diffjax.training.checkpoint import Checkpoints
-from diffjax.training.run import RunConfig, RunFolder
+from diffjax.training.run import RunFolder
 
 UNET = (
     "unet(in_channels=1,out_channels=1,block_out_channels=(8,),layers_per_block=1,"
-    "norm_num_groups=4,mid_block_type=None,down_block_types=('DownBlock2D',),up_block_types=('UpBlock2D',)%s)"
+    "norm_num_groups=4,mid_block_type=None,down_block_types=('DownBlock2D',),up_block_types=('UpBlock2D',))"
 )
-JUDGE = "classifier(num_classes=3,stem=8,channels=(8,),num_features=8)"
+JUDGE = "classifier(stem=8,channels=(8,),num_features=8)"
 EACH = """
 import json, sys
 from absl import flags
@@ -37,30 +46,38 @@ for argv in json.loads(sys.argv[1]):
 
 def untrained(
     folder: pathlib.Path, *, classes: int | None = None, null: bool = False, size: int = 8,
-    seed: int = 0, target: str = "v", experiment: str = "ddpm", channels: int = 1,
+    seed: int = 0, target: str = "v", channels: int = 1,
 ) -> pathlib.Path:  # fmt: skip
-    """A run folder of a tiny network with random weights, also where it would begin with zeros."""
-    rows = "" if classes is None else f",num_class_embeds={classes + null}"
-    judges = experiment == "classifier"
-    config = RunConfig(
-        experiment=experiment,
-        model=JUDGE if judges else (UNET % rows).replace("channels=1", f"channels={channels}"),
-        image_shape=(size, size, channels),
-        num_classes=classes,
-        training={},
-        schedule=None if judges else "cosine()",
-        target=None if judges else target,
-    )
-    build = trained.build_judge if judges else lambda config: trained.build(config)[0]
-    init = trained.init_judge_params if judges else trained.init_params
-    like = jax.eval_shape(lambda key: init(build(config), config, key), jax.random.key(0))
+    """A run folder of a tiny denoiser; null: it has a label for no class, and can be guided."""
+    condition = Unconditional() if classes is None else Label(classes, drop=0.1 * null)
+    model = spec.build(UNET.replace("channels=1", f"channels={channels}"), diffjax.models)
+    task = Diffusion(
+        model=model.conditioned_on(condition), image_shape=(size, size, channels),
+        schedule=Cosine(), target=target, condition=condition,
+    )  # fmt: skip
+    return write_run(folder, task, seed)
+
+
+def untrained_judge(folder: pathlib.Path, *, classes: int = 3, size: int = 8) -> pathlib.Path:
+    """A run folder of a tiny classifier."""
+    model = spec.build(JUDGE, diffjax.models, {"num_classes": classes})
+    return write_run(folder, Classification(model=model, image_shape=(size, size, 1)))
+
+
+def write_run(folder: pathlib.Path, task: Task, seed: int = 0) -> pathlib.Path:
+    """A run folder of a task with random weights, also where it would begin with zeros."""
     rng = np.random.default_rng(seed)
-    params = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), like)
+    params, model_state = jax.tree.map(
+        lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32),
+        split_state(shapes(task, {})),
+    )
+    config = RunConfig(task, Training())
+    state = {"step": np.int32(1), "ema_params": params, "model_state": model_state}
     with (
-        RunFolder.create(folder, config, "") as run,
+        RunFolder.create(folder, config.to_dict(), "") as run,
         Checkpoints(run.checkpoints) as checkpoints,
     ):
-        checkpoints.save(1, {"step": np.int32(1), "ema_params": params}, {})
+        checkpoints.save(1, state, {})
     return folder
 
 

@@ -6,18 +6,27 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
 import pytest
 from absl import flags
 from PIL import Image
-from programs import RUN_FLAGS, TINY, program
+from programs import RUN_FLAGS, TINY, check_refused, program
 
+from diffjax.conditions.label import Label
 from diffjax.errors import UserError
-from diffjax.trained import build, load
-from diffjax.training.run import RunConfig, RunFolder
+from diffjax.runs import RunConfig, load, open_run
+from diffjax.spec import render
+from diffjax.tasks.diffusion import Diffusion
+from diffjax.training.run import RunFolder
 from experiments import ddpm
+from experiments.start.command import said
+
+
+def weights(folder):
+    return jax.tree.leaves(load(folder)["denoiser"].params)
 
 
 def lines(folder):
@@ -44,7 +53,7 @@ def test_flags_txt_repeats_the_run(trained, tmp_path):
     assert done.returncode == 0, done.stderr
     assert (again / "metrics.jsonl").read_text() == (trained / "metrics.jsonl").read_text()
     assert (again / "flags.txt").read_text() == (trained / "flags.txt").read_text()
-    for a, b in zip(*(jax.tree.leaves(load(f).params) for f in (trained, again)), strict=True):
+    for a, b in zip(weights(trained), weights(again), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -59,7 +68,7 @@ def test_stopped_and_taken_up_equals_whole(trained, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "going on from step 3 of 6" in done.stdout
     assert (folder / "metrics.jsonl").read_text() == (trained / "metrics.jsonl").read_text()
-    for a, b in zip(*(jax.tree.leaves(load(f).params) for f in (trained, folder)), strict=True):
+    for a, b in zip(weights(trained), weights(folder), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -76,7 +85,7 @@ def test_default_workdir_is_the_commands_own(tmp_path):
         assert done.returncode == 0, done.stderr
     assert "going on from step 2 of 2" in done.stdout
     (folder,) = (tmp_path / "runs").iterdir()
-    assert re.fullmatch(r"ddpm_embedded_[0-9a-f]{8}", folder.name)
+    assert re.fullmatch(r"diffusion_embedded_[0-9a-f]{8}", folder.name)
 
 
 def test_plain_progress_lines_where_there_is_no_terminal(tmp_path):
@@ -98,15 +107,15 @@ def test_class_conditional_hybrid_accumulated_bfloat16(tmp_path):
     assert done.returncode == 0, done.stderr
     done = program("sample", f"--run={folder}", "--num=3", "--steps=2", f"--out={tmp_path}/out")
     assert done.returncode == 0, done.stderr
-    run = load(folder)
-    assert {str(leaf.dtype) for leaf in jax.tree.leaves(run.params)} == {"float32"}
-    assert run.config.num_classes == 10
-    assert (run.model.num_class_embeds, run.model.out_channels) == (11, 2)
+    run = load(folder, Diffusion)
+    assert {str(leaf.dtype) for leaf in weights(folder)} == {"float32"}
+    assert run.task.condition == Label(10, drop=0.2)
+    assert (run.task.model.num_class_embeds, run.task.model.out_channels) == (11, 2)
 
 
 def test_neither_torch_nor_tensorflow_is_imported(trained, tmp_path):
     code = (
-        "import sys; from experiments import ddpm; import diffjax.trained as t;"
+        "import sys; from experiments import ddpm; import diffjax.runs as t;"
         f"t.load({str(trained)!r});"
         "print(sorted({'torch', 'tensorflow'} & set(sys.modules)))"
     )
@@ -114,7 +123,45 @@ def test_neither_torch_nor_tensorflow_is_imported(trained, tmp_path):
     assert out.stdout.strip() == "[]", out.stderr
 
 
-# config.json of a run that was made when there was one loss.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Later(Diffusion):
+    """A later version's task, with an option that there was not when `trained` was made."""
+
+    __module__ = Diffusion.__module__  # a task has its module's name
+    tilt: float = 0.0
+
+
+def later(config, **options):
+    values = {
+        field.name: getattr(config.task, field.name) for field in dataclasses.fields(Diffusion)
+    }
+    return RunConfig(Later(**values, **options), config.training)
+
+
+def test_a_run_from_before_there_was_an_option_goes_on(trained, tmp_path):
+    """An option at its default is neither in config.json nor in the name, a digest of it."""
+    text = (trained / "config.json").read_text()
+    assert json.loads(text)["config"].keys() == {"image_shape", "model", "schedule", "target"}
+    config = open_run(trained)[1]
+    same, other = later(config), later(config, tilt=0.5)
+    assert (same.to_dict(), same.name()) == (config.to_dict(), config.name())
+    assert other.name() != config.name()
+    assert Later.from_dict(config.task.to_dict()) == same.task
+    assert Later.from_dict(other.task.to_dict()) == other.task
+    (tmp_path / "config.json").write_text(text)
+    with RunFolder.create(tmp_path, same.to_dict(), ""):
+        pass
+    assert (tmp_path / "config.json").read_text() == text
+    message = "made with tilt=its default, not 0.5"
+    with pytest.raises(UserError, match=message), RunFolder.create(tmp_path, other.to_dict(), ""):
+        pass
+    (tmp_path / "config.json").write_text(json.dumps(other.to_dict()))
+    message = "made with tilt=0.5, not its default"
+    with pytest.raises(UserError, match=message), RunFolder.create(tmp_path, same.to_dict(), ""):
+        pass
+
+
+# config.json as it was before a run was a task.
 BEFORE = """{
   "experiment": "ddpm",
   "image_shape": [
@@ -134,19 +181,17 @@ BEFORE = """{
 }"""
 
 
-def test_a_run_from_before_there_were_losses_goes_on(tmp_path):
-    config = RunConfig.from_json(BEFORE)
-    assert (config.loss, config.weighting, config.times) == ("denoising", "simple()", "grid()")
-    # Its name, too, which is a digest of this.
-    assert config.to_json() == BEFORE
-    (tmp_path / "config.json").write_text(BEFORE)
-    with RunFolder.create(tmp_path, config, ""):
-        pass
-    other = dataclasses.replace(config, huber=0.1)
-    assert RunConfig.from_json(other.to_json()) == other
-    message = r"made with huber=0.0, not 0.1"
-    with pytest.raises(UserError, match=message), RunFolder.create(tmp_path, other, ""):
-        pass
+def test_a_run_from_before_there_were_tasks_is_refused_in_one_line(trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run")
+    (run / "config.json").write_text(BEFORE)
+    started = time.monotonic()
+    done = program("sample", f"--run={run}", f"--out={tmp_path}/out")
+    check_refused(done, f"{run}/config.json cannot be read as a run's config", started)
+    assert not (tmp_path / "out").exists()
+    started = time.monotonic()
+    done = program("ddpm", *RUN_FLAGS, "--steps=6", f"--workdir={run}")
+    check_refused(done, f"{run}/config.json has another version's form", started)
+    assert (run / "config.json").read_text() == BEFORE
 
 
 @dataclasses.dataclass
@@ -159,13 +204,13 @@ class Shapes:
 
 @pytest.fixture
 def loss_of():
-    """The config and loss that flags describe; they are put back afterwards."""
+    """The task and loss that flags describe; they are put back afterwards."""
     saved = {name: flags.FLAGS[name].value for name in flags.FLAGS}
 
     def make(*values):
         flags.FLAGS(["ddpm", *RUN_FLAGS, *values])
-        config = ddpm.describe(Shapes())
-        return config, ddpm.make_loss(config, *build(config))
+        task = ddpm.describe(Shapes())
+        return task, task.loss({})
 
     yield make
     for name, value in saved.items():
@@ -177,25 +222,26 @@ CONDITIONAL = f"{TINY[:-1]},num_class_embeds=10)"
 
 
 def test_flags_that_are_left_out_make_the_run_that_they_made_before(loss_of):
-    config, _ = loss_of(CONDITIONAL)
-    assert not {"loss", "weighting", "times", "huber"} & set(json.loads(config.to_json()))
+    task, _ = loss_of(CONDITIONAL)
+    assert not {"objective", "weighting", "times", "huber"} & set(task.to_dict())
 
 
 def test_classes_are_the_networks_or_the_flags(loss_of):
     (by_model, _), (by_flag, _) = loss_of(CONDITIONAL), loss_of("--num_classes=10")
     assert by_flag == by_model
     dropped, _ = loss_of("--num_classes=10", "--cond_drop=0.1")
-    assert "num_class_embeds=11" in dropped.model, "one more for no class"
+    assert "num_class_embeds=11" in render(dropped.model), "one more for no class"
 
 
 def test_sigma_data_is_the_weightings_too(loss_of):
-    config, _ = loss_of("--weighting=edm", "--sigma_data=0.3", "--times=log_normal")
-    assert (config.weighting, config.times) == ("edm(sigma_data=0.3)", "log_normal()")
-    assert build(config)[1].sigma_data == 0.3
+    task, _ = loss_of("--weighting=edm", "--sigma_data=0.3", "--times=log_normal")
+    assert (render(task.weighting), render(task.times)) == ("edm(sigma_data=0.3)", "log_normal()")
+    assert task.process.sigma_data == 0.3
 
 
 def test_continuous_bound_has_times_of_its_own(loss_of):
-    assert loss_of("--loss=continuous_vlb", "--schedule=monotone")[0].times == "uniform()"
+    task, _ = loss_of("--loss=continuous_vlb", "--schedule=monotone")
+    assert render(task.times) == "uniform()"
 
 
 @pytest.mark.parametrize(
@@ -207,9 +253,9 @@ def test_continuous_bound_has_times_of_its_own(loss_of):
         ((CONDITIONAL, "--cond_drop=1"), "cond_drop=1.0"),
         ((CONDITIONAL, "--num_classes=9"), "--model takes 10 classes"),
         (("--num_classes=9",), "has num_class_embeds=9, but embedded has 10"),
-        (("--loss=vlb", "--huber=0.1"), "--loss=denoising or hybrid"),
-        (("--loss=vlb", "--weighting=min_snr"), "--loss=denoising or hybrid"),
-        (("--loss=vlb", "--offset_noise=0.1"), "--loss=denoising"),
+        (("--loss=vlb", "--huber=0.1"), r"choose loss denoising or hybrid \(--huber\)"),
+        (("--loss=vlb", "--weighting=min_snr"), r"denoising or hybrid \(--weighting\)"),
+        (("--loss=vlb", "--offset_noise=0.1"), r"choose loss denoising \(--offset_noise\)"),
         (("--loss=vlb", "--times=logit_normal"), "uniform or importance, or grid"),
         (("--loss=continuous_vlb", "--times=grid"), "uniform or importance"),
         (("--schedule=monotone",), "choose loss continuous_vlb"),
@@ -219,6 +265,8 @@ def test_continuous_bound_has_times_of_its_own(loss_of):
     ],
 )
 def test_what_does_not_go_together(loss_of, values, message):
-    with pytest.raises(UserError, match=message) as caught:
+    with pytest.raises(UserError) as caught:
         loss_of(*values)
-    assert "\n" not in str(caught.value)
+    line = said(caught.value)
+    assert re.search(message, line)
+    assert "\n" not in line
