@@ -97,6 +97,7 @@ class Options(TypedDict, total=False):
     sampler: str | Sampler
     spacing: Spacing | None
     guidance: float | Sequence[float] | Guidance
+    negative: Sequence[Any] | np.ndarray | None
     batch_size: int
 
 
@@ -138,9 +139,9 @@ class Run(Generic[T]):
         labels: what the images are conditioned on, one per image; with num they repeat in turn, and
         without labels each class comes in turn. sampler: a spec or an object. spacing: the times
         that it visits, by default those it does best on. guidance: the scale of classifier-free
-        guidance, 1 is off; one for all, one per image, or a guidance.plan.Guidance. The images
-        depend on neither batch_size nor the number of devices. Raises UserError for what the run
-        cannot do.
+        guidance, 1 is off; one for all, one per image, or a guidance.plan.Guidance. negative:
+        labels to guide away from, in place of the null condition. The images depend on neither
+        batch_size nor the number of devices. Raises UserError for what the run cannot do.
         """
         found = self.task.sample(self.components, key, Asked(**options))
         return found if film else found.images

@@ -53,7 +53,7 @@ class Conduct:
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
+class Setup:
     """What is trained, on what, and what is shown of it."""
 
     config: RunConfig[Any]
@@ -101,17 +101,17 @@ def first_process() -> bool:
     return jax.process_index() == 0
 
 
-def train_run(folder: RunFolder, work: Work) -> TrainState:
+def train_run(folder: RunFolder, setup: Setup) -> TrainState:
     """Trains in the run's folder, from its newest checkpoint if it has one.
 
     Raises UserError where the updates are not finite, once more after the run has gone back.
     """
-    returns, say = 0, work.conduct.say
+    returns, say = 0, setup.conduct.say
     with stop_on_signal() as stopping, Checkpoints(folder.checkpoints) as checkpoints:
         while True:
-            session = take_up(work, checkpoints, returns)
+            session = take_up(setup, checkpoints, returns)
             try:
-                return train_on(session, folder, work, checkpoints, stopping)
+                return train_on(session, folder, setup, checkpoints, stopping)
             except NotFinite as error:
                 checkpoints.wait()
                 step = checkpoints.latest_step()
@@ -144,21 +144,21 @@ class Session:
     digest: str | None = None
 
 
-def take_up(work: Work, checkpoints: Checkpoints, returns: int) -> Session:
+def take_up(setup: Setup, checkpoints: Checkpoints, returns: int) -> Session:
     """The state to go on from."""
-    tx, frozen = work.make_optimizer(), jax.device_get(params_of(work.frozen))
-    training, task = work.training, work.config.task
+    tx, frozen = setup.make_optimizer(), jax.device_get(params_of(setup.frozen))
+    training, task = setup.training, setup.config.task
     seed = np.uint32(training.seed)
     state = replicate(
         lambda seed, frozen: init_state(task.init(jax.random.key(seed), frozen), tx), seed, frozen
     )
     data = diffjax.data.batches(
-        work.records,
+        setup.records,
         training.batch_size,
         training.seed,
         jax.process_index(),
         jax.process_count(),
-        work.conduct.max_bad_records,
+        setup.conduct.max_bad_records,
     )
     session = Session(state, tx, data, returns)
     if checkpoints.latest_step() is not None:
@@ -168,24 +168,24 @@ def take_up(work: Work, checkpoints: Checkpoints, returns: int) -> Session:
         session.returns = max(returns, position["returns"])
         session.digest = position["digest"]
         for line in checkpoints.skipped:
-            work.conduct.say(line)
-        steps = work.conduct.plan.steps
-        work.conduct.say(f"going on from step {int(session.state.step)} of {steps}")
+            setup.conduct.say(line)
+        steps = setup.conduct.plan.steps
+        setup.conduct.say(f"going on from step {int(session.state.step)} of {steps}")
     return session
 
 
 def train_on(
     session: Session,
     folder: RunFolder,
-    work: Work,
+    setup: Setup,
     checkpoints: Checkpoints,
     stopping: Callable[[int], bool],
 ) -> TrainState:
     """Trains from the session's state to the plan's last step, or until it is stopped."""
-    conduct, training = work.conduct, work.training
+    conduct, training = setup.conduct, setup.training
     parallelism = PARALLELISM[conduct.parallelism]
     step = make_train_step(
-        work.loss,
+        setup.loss,
         session.tx,
         training.ema_decay,
         accumulate=training.accumulate,
@@ -206,24 +206,24 @@ def train_on(
     def show(step: int, params: Params) -> None:
         checkpoints.wait()  # or a picture might take the room that it has been promised
         if first_process():
-            work.preview(step, on_one_device(params))
+            setup.preview(step, on_one_device(params))
             write_report(folder)
 
-    with open_log(folder, session, work) as log:
+    with open_log(folder, session, setup) as log:
         state = train(
             parallelism.compile(step),
             parallelism,
             session.state,
             replicate(run_key, np.uint32(training.seed), np.uint32(session.returns)),
             session.data,
-            work.config.task.batch_keys,
+            setup.config.task.batch_keys,
             conduct.plan,
             log,
             guard,
             save,
             show,
             stopping,
-            frozen=replicate(lambda frozen: frozen, jax.device_get(params_of(work.frozen))),
+            frozen=replicate(lambda frozen: frozen, jax.device_get(params_of(setup.frozen))),
         )
         checkpoints.wait()
     return state
@@ -235,7 +235,7 @@ def run_key(seed: Any, returns: Any) -> Any:
 
 
 @contextlib.contextmanager
-def open_log(folder: RunFolder, session: Session, work: Work) -> Iterator[Log]:
+def open_log(folder: RunFolder, session: Session, setup: Setup) -> Iterator[Log]:
     """The journal of the first process; other processes keep silent."""
     if not first_process():
         yield Log(session.window)
@@ -243,8 +243,8 @@ def open_log(folder: RunFolder, session: Session, work: Work) -> Iterator[Log]:
     with Journal(
         folder.path,
         step=int(session.state.step),
-        steps=work.conduct.plan.steps,
-        batch_size=work.training.batch_size,
+        steps=setup.conduct.plan.steps,
+        batch_size=setup.training.batch_size,
         window=session.window,
         digest=session.digest,
     ) as journal:

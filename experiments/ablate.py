@@ -26,7 +26,7 @@ from diffjax.errors import UserError
 from diffjax.files import write_text, write_whole
 from diffjax.models.course_unet import CourseUNet
 from experiments import ddpm
-from experiments.flags import devices, learning, presets
+from experiments.flags import cpu_devices, learning, presets
 from experiments.start import command
 
 flags.adopt_module_key_flags(learning)
@@ -195,7 +195,7 @@ def _measured_before(run: pathlib.Path) -> dict[str, float] | None:
 
 def cores_each() -> int:
     """Of those there are, for each of --jobs."""
-    return max(1, devices.cores() // JOBS.value)
+    return max(1, cpu_devices.cores() // JOBS.value)
 
 
 def _program(name: str, *arguments: str) -> None:

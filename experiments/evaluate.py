@@ -14,10 +14,10 @@ from diffjax.errors import UserError
 from diffjax.tasks.denoisers import DenoiserTask
 from experiments.evaluations import assessment, bpd, drawn, held_out, judged, loss, sweep
 from experiments.evaluations.saved import read_saved
-from experiments.flags import devices
+from experiments.flags import cpu_devices
 from experiments.start import command
 
-for module in (devices, held_out, drawn, loss, bpd):
+for module in (cpu_devices, held_out, drawn, loss, bpd):
     flags.adopt_module_key_flags(module)
 RUN = flags.DEFINE_string("run", None, "the folder of the run that is measured", required=True)
 CHOSEN = flags.DEFINE_list(
@@ -41,7 +41,7 @@ def main() -> None:
         raise UserError(f"--metrics={','.join(CHOSEN.value)}: choose among {', '.join(METRICS)}")
     draws = [metric for metric in CHOSEN.value if metric in DRAWN]
     check_flags(draws)
-    devices.split_cpu(devices.cores())
+    cpu_devices.split_cpu(cpu_devices.cores())
     folder, config = runs.open_run(RUN.value)
     runs.check_kind(RUN.value, config.task, DenoiserTask)
     path = folder.path / "evaluation.json"

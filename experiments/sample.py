@@ -21,10 +21,10 @@ from diffjax.errors import UserError
 from diffjax.files import write_whole
 from diffjax.generate import generate, make_draw, times_of
 from diffjax.tasks.denoisers import DENOISER, DenoiserTask, decoded_film
-from experiments.flags import devices, edits, guiding, specs
+from experiments.flags import cpu_devices, edits, guiding, specs
 from experiments.start import command
 
-flags.adopt_module_key_flags(devices)
+flags.adopt_module_key_flags(cpu_devices)
 flags.adopt_module_key_flags(guiding)
 flags.adopt_module_key_flags(edits)
 RUN = flags.DEFINE_string("run", None, "the run's folder", required=True)
@@ -47,7 +47,7 @@ OUT = flags.DEFINE_string("out", None, "the folder to write; by default in RUN/s
 
 
 def main() -> None:
-    devices.split_cpu(devices.cores())
+    cpu_devices.split_cpu(cpu_devices.cores())
     run = runs.load(RUN.value, DenoiserTask)
     task, params = run.task, run[DENOISER].params
     edit = edits.read(run)

@@ -122,6 +122,16 @@ def test_a_second_draw_compiles_nothing(run):
     assert drawing.cache_info().misses == before
 
 
+def test_a_negative_label_takes_the_place_of_the_null_one(run):
+    options = {"labels": [0, 1], "steps": 3}
+    away = run.sample(KEY, guidance=2.0, negative=[2], **options)
+    plain, free = run.sample(KEY, **options), run.sample(KEY, guidance=2.0, **options)
+    assert min(float(jnp.abs(away - other).max()) for other in (plain, free)) > 1e-2
+    # Away from what is wanted itself nothing moves.
+    same = run.sample(KEY, guidance=2.0, negative=[0, 1], **options)
+    chex.assert_trees_all_close(same, plain, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -131,6 +141,7 @@ def test_a_second_draw_compiles_nothing(run):
         ({"num": 2, "guidance": [1.0, 2.0, 3.0]}, "one finite scale, or 2"),
         ({"num": 2, "guidance": float("nan")}, "one finite scale"),
         ({"num": 2, "sampler": "dim"}, "did you mean"),
+        ({"num": 2, "negative": [1]}, "negative does nothing at guidance 1"),
     ],
 )
 def test_refused(run, options, message):

@@ -114,3 +114,42 @@ def test_only_one_file_names_pmap_and_one_loops_over_sampling_steps():
     assert [p for p, t in texts.items() if "jax.pmap" in t] == ["training/parallel.py"]
     samplers = [p for p, t in texts.items() if p.startswith("samplers/") and "lax.scan" in t]
     assert samplers == ["samplers/base.py"]
+
+
+PROGRAMS = {"ablate", "benchmark", "classifier", "ddpm", "distill", "evaluate", "gan", "report"} | {
+    "sample", "unet", "upsampling"
+}  # fmt: skip
+
+
+def test_experiments_holds_programs_and_packages_alone():
+    found = {path.stem for path in (ROOT / "experiments").glob("*.py")} - {"__init__"}
+    assert found == PROGRAMS
+    for name in PROGRAMS:
+        text = (ROOT / "experiments" / f"{name}.py").read_text()
+        assert 'if __name__ == "__main__":' in text, name
+        assert f"python -m experiments.{name}" in ast.get_docstring(ast.parse(text)), name
+
+
+def names_of(top: str) -> set[str]:
+    """Modules and packages below a folder, but the programs, and the classes they define."""
+    found = set()
+    for path in (ROOT / top).rglob("*.py"):
+        if path.parent not in (ROOT / "experiments", ROOT / "experiments" / "benchmarks"):
+            found.add(path.parent.name if path.name == "__init__.py" else path.stem)
+        found |= {n.name for n in ast.parse(path.read_text()).body if isinstance(n, ast.ClassDef)}
+    return found - {top, "__init__"}
+
+
+def test_no_name_stands_for_two_things():
+    """Neither in both packages, nor for two classes that specs name."""
+    assert names_of("diffjax") & names_of("experiments") == set()
+    exported = [
+        f"{path.parent.name}.{node.value.elts[0].value}"
+        for path in FILES
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        and len(node.value.elts) == 1
+    ]  # fmt: skip
+    classes = [name.partition(".")[2] for name in exported]
+    assert len(classes) > 60
+    assert len(set(classes)) == len(classes)

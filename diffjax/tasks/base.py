@@ -66,6 +66,7 @@ class Asked:
     sampler: str | Sampler = "ddim"
     spacing: Spacing | None = None
     guidance: float | Sequence[float] | Guidance = 1.0
+    negative: Sequence[Any] | np.ndarray | None = None
     batch_size: int = 64
 
     @property

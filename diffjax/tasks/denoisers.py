@@ -39,6 +39,8 @@ from diffjax.training.run import RunFolder
 from diffjax.typing import Cond, Images, Keys, Params, Target
 
 DENOISER, AUTOENCODER = "denoiser", "autoencoder"
+Scales = float | Sequence[float]
+Labels = Sequence[Any] | np.ndarray
 Decode = Callable[[Float[np.ndarray, "N h w c"]], Float[np.ndarray, "N H W C"]]
 # A second call compiles nothing.
 drawing: Callable[..., Draw] = functools.lru_cache(maxsize=16)(make_draw)
@@ -179,7 +181,7 @@ class DenoiserTask(Task):
         chosen = spec.build(sampler, diffjax.samplers) if isinstance(sampler, str) else sampler
         cond = self.condition.asked(asked.labels, num)
         if not isinstance(guidance, Guidance):
-            guidance = self.guided(guidance, cond, num)
+            guidance = self.guided(guidance, cond, num, asked.negative)
         draw = drawing(self.model, self.process, chosen, self.shape, limit=self.space.limit)
         params = components[DENOISER].params
         times = times_of(self.process, params, asked.spacing or chosen.spacing, asked.steps)
@@ -188,16 +190,39 @@ class DenoiserTask(Task):
         images = jnp.clip(decode(x0), -1, 1)
         return Samples(images, jnp.asarray(decoded_film(decode, film)))
 
-    def guided(self, scale: float | Sequence[float], cond: Cond, num: int) -> Guidance:
-        """Guidance away from the null condition. Raises UserError for a network without one."""
-        return Guidance() if (np.asarray(scale) == 1).all() else self.away(scale, cond, num)
+    def guided(
+        self,
+        scale: Scales,
+        cond: Cond,
+        num: int,
+        negative: Sequence[Any] | np.ndarray | None = None,
+    ) -> Guidance:
+        """Guidance away from the null condition, or from `negative` ones; none at a scale of 1.
 
-    def away(self, scale: float | Sequence[float], cond: Cond, num: int) -> Guidance:
+        Raises UserError for a network that was taught no null condition.
+        """
+        if (np.asarray(scale) == 1).all():
+            if negative is not None:
+                raise UserError("negative does nothing at guidance 1: choose a scale")
+            return Guidance()
+        return self.away(scale, cond, num, negative)
+
+    def away(
+        self,
+        scale: Scales,
+        cond: Cond,
+        num: int,
+        negative: Sequence[Any] | np.ndarray | None = None,
+    ) -> Guidance:
         """As `guided`, also at a scale of 1."""
         scales = np.asarray(scale, np.float32)
         if scales.shape not in ((), (num,)) or not np.isfinite(scales).all():
             raise UserError(f"guidance={scale}: give one finite scale, or {num} of them")
-        return Guidance(Away(jnp.full(num, scales), self.condition.unwanted(cond)))
+        if negative is None:
+            unwanted = self.condition.unwanted(cond)
+        else:
+            unwanted = self.condition.asked(negative, num)
+        return Guidance(Away(jnp.full(num, scales), unwanted))
 
 
 def decoded_film(decode: Decode, film: Float[np.ndarray, "F M h w c"]) -> np.ndarray:

@@ -100,7 +100,7 @@ class GAN(Task):
         self, components: Mapping[str, Component], key: Key[Array, ""], asked: Asked
     ) -> Samples:
         """Images in one step, and no trajectory. Raises UserError for any option but a number."""
-        for option in ("labels", "steps", "sampler", "spacing", "guidance"):
+        for option in ("labels", "steps", "sampler", "spacing", "guidance", "negative"):
             if getattr(asked, option) != getattr(Asked(), option):
                 raise UserError(f"a GAN draws in one step and knows no {option}: leave it out")
         z = latents(self.model, key, asked.count)

@@ -36,7 +36,7 @@ from diffjax.schedules.linear import Linear
 from diffjax.training.parallel import Pmap, replicate
 from diffjax.training.step import check_batch
 from diffjax.typing import Images, Params
-from experiments.flags import devices
+from experiments.flags import cpu_devices
 from experiments.measurements import measuring
 from experiments.measurements.torch_peer import Peer, libraries
 
@@ -82,7 +82,7 @@ WORKS = {
         Work("job", "fashion_mnist", 16, 1.5, on=("cpu", "gpu")),
     )
 }
-flags.adopt_module_key_flags(devices)
+flags.adopt_module_key_flags(cpu_devices)
 WORK = flags.DEFINE_multi_enum(
     "work", None, list(WORKS), "what to measure, as often as is wanted; by default what suits here"
 )
@@ -97,8 +97,8 @@ def main() -> None:
     torch, _ = libraries()  # before what takes minutes
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch needs the rest
     # What is split can then be cut evenly.
-    devices.split_cpu(
-        math.gcd(devices.cores(), *(work.batch for work in WORKS.values() if work.split))
+    cpu_devices.split_cpu(
+        math.gcd(cpu_devices.cores(), *(work.batch for work in WORKS.values() if work.split))
     )
     here, there = jax.default_backend(), "gpu" if torch.cuda.is_available() else "cpu"
     if here != there:
@@ -147,7 +147,7 @@ def ours(work: Work, model: UNet, params: Params, x: Images) -> Callable[[], Any
         case "train" if work.split and jax.default_backend() == "cpu":
             return split_train_step(model, params, x)
         case "train" | "memory":
-            return measuring.Training(model, len(x))
+            return measuring.CompiledStep(model, len(x))
         case "forward":
             times = jnp.full(len(x), 500.0)
             forward = jax.jit(lambda params, x: model.apply({"params": params}, x, times))
@@ -244,7 +244,7 @@ def accelerator_bytes(side: str, work: Work) -> int:
     """Of a train step: what our program takes in all, and torch's tensors at their most."""
     model, params, x = subject(work)
     if side == OURS:
-        return measuring.Training(model, len(x)).bytes
+        return measuring.CompiledStep(model, len(x)).bytes
     peer = Peer(model, params, channels_last=True)
     call = peer.train_step(np.asarray(x))
     call()

@@ -31,11 +31,11 @@ from diffjax.samplers.ddpm import DDPM
 from diffjax.spacings.base import Spacing
 from diffjax.tasks.classifier import CLASSIFIER, Classification
 from diffjax.tasks.denoisers import DENOISER, DenoiserTask
-from experiments.flags import devices, specs
+from experiments.flags import cpu_devices, specs
 from experiments.flags.judges import load_judge
 from experiments.measurements import measuring
 
-flags.adopt_module_key_flags(devices)
+flags.adopt_module_key_flags(cpu_devices)
 RUN = flags.DEFINE_string("run", None, "the folder of the run that draws", required=True)
 JUDGE = flags.DEFINE_string(
     "judge", None, "the folder of a run of experiments.classifier", required=True
@@ -70,7 +70,7 @@ class Row(NamedTuple):
 
 
 def main() -> None:
-    devices.split_cpu(devices.cores())
+    cpu_devices.split_cpu(cpu_devices.cores())
     run = runs.load(RUN.value, DenoiserTask)
     judge = load_judge(JUDGE.value, run.task)
     out = pathlib.Path(OUT.value or pathlib.Path(RUN.value) / "benchmark")

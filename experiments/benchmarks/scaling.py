@@ -95,7 +95,7 @@ def measure(over: str, models: dict[float, Any]) -> list[Point]:
     steps = {}
     for value, model in tqdm(models.items(), desc=f"compiling {over}", disable=None):
         batch = int(value) if over == "batch" else BATCH_SIZE.value
-        steps[f"{value:g}"] = measuring.Training(model, batch)
+        steps[f"{value:g}"] = measuring.CompiledStep(model, batch)
     taken = measuring.interleaved(steps, ROUNDS.value, span=0.2)
     return [
         Point(

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from diffjax.errors import UserError
 from experiments.measurements import measuring, profiling
-from experiments.measurements.measuring import Training
+from experiments.measurements.measuring import CompiledStep
 from experiments.measurements.profiling import Part
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -61,7 +61,7 @@ def main() -> None:
     # Else a program is found in the cache whose scopes are those of an older source.
     jax.config.update("jax_compilation_cache_include_metadata_in_key", True)
     models = {name: build(name) for name in dict.fromkeys(VARIANT.value)}
-    steps = {name: Training(model, BATCH_SIZE.value) for name, model in models.items()}
+    steps = {name: CompiledStep(model, BATCH_SIZE.value) for name, model in models.items()}
     taken = measuring.interleaved(steps, ROUNDS.value, span=0.2)
     bandwidth = measuring.memory_bandwidth()
     rows = [
@@ -97,7 +97,9 @@ def build(variant: str) -> Any:
     return model
 
 
-def measure(name: str, step: Training, rounds: list[float], peak: float, bandwidth: float) -> Row:
+def measure(
+    name: str, step: CompiledStep, rounds: list[float], peak: float, bandwidth: float
+) -> Row:
     program = profiling.instructions(step.compiled.as_text() or "")
     ran = profiling.traced(step, STEPS.value)
     parts = profiling.parts_of(program, ran, step.products, STEPS.value)

@@ -14,16 +14,16 @@ from diffjax import runs, session, spec
 from diffjax.data import Records
 from diffjax.errors import UserError
 from diffjax.runs import Run, RunConfig, Training
-from diffjax.session import Conduct, Work, first_process
+from diffjax.session import Conduct, Setup, first_process
 from diffjax.tasks.base import Component, Task
 from diffjax.training.loop import Plan
 from diffjax.training.parallel import PARALLELISM, on_one_device
 from diffjax.training.processes import joined
 from diffjax.training.step import Loss, check_batch
-from experiments.flags import devices, specs
+from experiments.flags import cpu_devices, specs
 from experiments.start.command import said
 
-flags.adopt_module_key_flags(devices)
+flags.adopt_module_key_flags(cpu_devices)
 # What a run is: another value is another run.
 DATASET = specs.define_spec("dataset", "embedded", diffjax.data, "the images to learn")
 IMAGE_SIZE = flags.DEFINE_integer(
@@ -85,7 +85,7 @@ IDENTITY = (
 )  # fmt: skip
 FREE = (
     DATA_DIR, MAX_BAD_RECORDS, MAX_BAD_STEPS, STEPS, LOG_EVERY, CHECKPOINT_EVERY,
-    STEPS_PER_DISPATCH, PARALLEL, devices.CPU_DEVICES,
+    STEPS_PER_DISPATCH, PARALLEL, cpu_devices.CPU_DEVICES,
 )  # fmt: skip
 
 
@@ -139,7 +139,7 @@ def processes() -> Iterator[None]:
         raise UserError(
             "--coordinator, --num_processes and --process_id go together, with --distributed"
         )
-    devices.split_cpu()
+    cpu_devices.split_cpu()
     with joined(DISTRIBUTED.value, *given, said):
         yield
 
@@ -169,8 +169,8 @@ def train(
     with session.run_folder(WORKDIR.value, config, text, say) as folder:
         conduct = Conduct(plan, PARALLEL.value, MAX_BAD_STEPS.value, MAX_BAD_RECORDS.value, say)
         preview = task.preview(folder, frozen, shown)
-        work = Work(config, records, frozen, own, preview, conduct, optimizer)
-        state = session.train_run(folder, work)
+        setup = Setup(config, records, frozen, own, preview, conduct, optimizer)
+        state = session.train_run(folder, setup)
         step = int(state.step)
         if step < plan.steps:
             say(f"stopped at step {step}: the same command goes on from there")

@@ -90,7 +90,7 @@ def images(batch: int, shape: tuple[int, int, int]) -> dict[str, Array]:
     return {"image": jax.random.normal(jax.random.key(2), (batch, *shape))}
 
 
-class Training:
+class CompiledStep:
     """The train step of a model, compiled for noise of a batch size; a call goes a step on."""
 
     def __init__(self, model: nn.Module, batch_size: int) -> None:

@@ -31,7 +31,7 @@ DOWN: tuple[tuple[Literal["convolution", "average", "max"], int, int], ...] = (
 )  # fmt: skip
 
 
-class Layer(NamedTuple):
+class UpsamplingLayer(NamedTuple):
     """A way to enlarge by `stride`; `build(channels)` is a Linen module."""
 
     name: str
@@ -40,8 +40,11 @@ class Layer(NamedTuple):
 
 
 LAYERS = (
-    *(Layer(f"transposed k{k} s{s}", partial(Transposed, kernel=k, stride=s), s) for k, s in UP),
-    *(Layer(way, build, 2) for way, build in WAYS.items() if way != "transposed"),
+    *(
+        UpsamplingLayer(f"transposed k{k} s{s}", partial(Transposed, kernel=k, stride=s), s)
+        for k, s in UP
+    ),
+    *(UpsamplingLayer(way, build, 2) for way, build in WAYS.items() if way != "transposed"),
 )
 
 
@@ -58,7 +61,7 @@ class Upscaler(nn.Module):
 class Enlarged(NamedTuple):
     """What a layer makes of a flat image and of garments, before and after training."""
 
-    layer: Layer
+    layer: UpsamplingLayer
     stamps: Float[np.ndarray, "h h"]
     started: Float[np.ndarray, "H H"]
     trained: Float[np.ndarray, "H H"]
@@ -152,7 +155,7 @@ def _fit(
     return lax.map(lambda params: apply(params, shown), starts), apply(params, shown), losses
 
 
-def stamps(layer: Layer) -> Float[np.ndarray, "h h"]:
+def stamps(layer: UpsamplingLayer) -> Float[np.ndarray, "h h"]:
     """A flat image through the layer with kernels of ones: how often each pixel is written to."""
     flat = jnp.ones((1, 48 // layer.stride, 48 // layer.stride, 1))
     module = layer.build(1)
