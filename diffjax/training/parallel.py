@@ -104,8 +104,8 @@ class Jit:
 PARALLELISM: dict[str, Parallelism] = {"pmap": Pmap(), "jit": Jit()}
 
 
-def replicate(make: Callable[..., T], *args: np.ndarray | np.generic) -> T:
-    """What `make`, a pure function, returns, on every device of every process."""
+def replicate(make: Callable[..., T], *args: Any) -> T:
+    """What `make`, a pure function of trees of host arrays, returns, on every device."""
     options = RUNS_ONCE if jax.default_backend() == "cpu" else None
     return jax.jit(make, out_shardings=_everywhere(), compiler_options=options)(*args)
 

@@ -10,10 +10,13 @@ from absl import flags
 from PIL import Image
 from programs import RUN_FLAGS, program
 
+from diffjax import session
 from diffjax.data.embedded import Embedded
-from diffjax.trained import build, init_params
+from diffjax.runs import RunConfig
 from diffjax.training.checkpoint import Checkpoints
-from experiments import ddpm, training
+from diffjax.training.loop import Plan
+from experiments import ddpm
+from experiments.flags import learning
 
 # Adam's steps are as large as the rate: after the first no output is finite.
 EXPLODING = ("--learning_rate=1e30", "--max_bad_steps=5", "--steps=40")
@@ -51,17 +54,17 @@ def set_flags():
 
 def train(folder, records, set_flags, *more):
     set_flags(*RUN_FLAGS, f"--workdir={folder}", *more)
-    config = ddpm.describe(records)
-    model, process = build(config)
-    with training.run_folder(config, "") as run:
-        task = training.Task(
-            lambda key: init_params(model, config, key),
-            ddpm.denoising_loss(process, model.apply),
-            ("image",),
-            lambda step, params: None,
-            1000,
-        )
-        return training.train_run(run, records, task)
+    task = ddpm.describe(records)
+    config = RunConfig(task, learning.training())
+    plan = Plan(
+        learning.STEPS.value, learning.LOG_EVERY.value, learning.CHECKPOINT_EVERY.value,
+        sample_every=1000,
+    )  # fmt: skip
+    conduct = session.Conduct(plan, max_bad_steps=learning.MAX_BAD_STEPS.value)
+    loss, preview = task.loss({}), lambda step, params: None
+    work = session.Work(config, records, {}, loss, preview, conduct)
+    with session.run_folder(str(folder), config, "", print) as run:
+        return session.train_run(run, work)
 
 
 def lines(folder):
@@ -99,8 +102,9 @@ def test_a_run_that_explodes_again_stops_and_names_step_and_tensors(tmp_path):
     assert "Traceback" not in done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: step ")
-    assert ": 5 updates in a row were not finite, the last in loss, conv_in/bias" in last
-    assert "lower --learning_rate" in last
+    assert ": 5 updates in a row were not finite, the last in loss, denoiser/conv_in/bias" in last
+    assert "lower the learning_rate" in last
+    assert last.endswith("(--learning_rate)")
     assert "no checkpoint" in last
 
 
