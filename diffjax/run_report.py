@@ -54,11 +54,11 @@ def read_page(run: RunFolder) -> Page:
         raise UserError(f"a picture of {run.path} cannot be read: {error}") from error
     return Page(
         title=run.path.resolve().name,
-        subtitle=f"{config.get('experiment', 'run')}, refreshed {now:%Y-%m-%d %H:%M %Z}",
+        subtitle=f"{config.get('task', 'run')}, refreshed {now:%Y-%m-%d %H:%M %Z}",
         facts=_facts(metrics, speed, max([*metrics, *pictures], default=0), flags),
         grids=grids,
         film=[Picture(f"frame {i} of {len(film)}", png) for i, png in enumerate(film, 1)],
-        film_title=FILMS.get(str(config.get("experiment")), Page.film_title),
+        film_title=FILMS.get(str(config.get("task")), Page.film_title),
         curves=[*curves(metrics), *curves(speed)],
         flags=flags,
         environment={name: str(v) for name, v in _object(run.environment).items()},
