@@ -182,7 +182,8 @@ def trained_components(task: Task, params: Mapping[str, Params]) -> dict[str, Co
 def check_kind(folder: str | os.PathLike[str], task: Task, kind: type[Task]) -> None:
     """Raises UserError for a run of another kind."""
     if not isinstance(task, kind):
-        wanted = kind.__module__.rpartition(".")[2]
+        found = ((name, spec.lookup(name, diffjax.tasks)) for name in spec.names(diffjax.tasks))
+        wanted = " or ".join(name for name, each in found if issubclass(each, kind))
         raise UserError(f"{folder} is a {task.name} run, where a {wanted} run is needed")
 
 

@@ -159,7 +159,10 @@ def _unwanted(task: DenoiserTask, weak: Run[DenoiserTask] | None, cond: Cond, nu
             raise UserError("--negative and --weak both say what to go away from: leave one out")
         return cond if weak.task.condition.batch_keys else None
     if NEGATIVE.value is not None:
-        return task.condition.asked([NEGATIVE.value], num)
+        try:
+            return task.condition.asked([NEGATIVE.value], num)
+        except UserError as error:
+            raise UserError(str(error), NEGATIVE.name) from error
     return task.condition.unwanted(cond)
 
 

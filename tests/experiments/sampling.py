@@ -34,12 +34,15 @@ from absl import flags
 from absl.testing import flagsaver
 from diffjax.errors import UserError
 from experiments import sample
+from experiments.start.command import said
 for argv in json.loads(sys.argv[1]):
     with flagsaver.flagsaver():
         try:
             flags.FLAGS(["sample", *argv])
             sample.main()
-        except (UserError, flags.Error) as error:
+        except UserError as error:
+            print("refused:", said(error))
+        except flags.Error as error:
             print("refused:", " ".join(str(error).split()))
 """
 

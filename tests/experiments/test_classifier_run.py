@@ -13,7 +13,9 @@ from programs import JUDGE_FLAGS, check_refused, program
 import diffjax.data
 from diffjax.data.embedded import Embedded
 from diffjax.errors import UserError
-from diffjax.trained import load, load_judge
+from diffjax.runs import load
+from diffjax.tasks.classifier import Classification
+from diffjax.tasks.denoisers import DenoiserTask
 
 
 def test_run_folder(judge):
@@ -25,7 +27,7 @@ def test_run_folder(judge):
 
 def test_accuracy_is_that_of_the_saved_weights_on_the_held_out_images(judge):
     """Counted again, image by image and without the program."""
-    of = load_judge(judge)
+    of = load(judge, Classification)["classifier"]
     held_out = Embedded().open("test", None)
     (batch,) = diffjax.data.epoch(held_out, 500)
     logits, _ = of.model.apply({"params": of.params}, jnp.asarray(batch["image"]))
@@ -51,8 +53,8 @@ def test_stopped_and_taken_up_equals_whole(judge, tmp_path):
     done = program("classifier", *JUDGE_FLAGS, f"--workdir={folder}")
     assert done.returncode == 0, done.stderr
     assert "going on from step 2 of 4" in done.stdout
-    pairs = zip(*(jax.tree.leaves(load_judge(f).params) for f in (judge, folder)), strict=True)
-    for a, b in pairs:
+    whole, halves = (jax.tree.leaves(load(f)["classifier"].params) for f in (judge, folder))
+    for a, b in zip(whole, halves, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -74,7 +76,7 @@ def test_mistakes(tmp_path, case):
 
 
 def test_judge_and_run_are_not_taken_for_each_other(judge, trained):
-    with pytest.raises(UserError, match="judges nothing"):
-        load_judge(trained)
-    with pytest.raises(UserError, match="draws nothing"):
-        load(judge)
+    with pytest.raises(UserError, match="is a diffusion run, where a classifier run is needed"):
+        load(trained, Classification)
+    with pytest.raises(UserError, match="is a classifier run, where a diffusion or distillation"):
+        load(judge, DenoiserTask)

@@ -8,11 +8,20 @@ import time
 
 import jax
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 from programs import ROOT, check_refused, program
+from sampling import untrained, write_run
 
-from diffjax.trained import load
+from diffjax.checksum import checksum
+from diffjax.errors import UserError
+from diffjax.runs import load, load_frozen, source_of
+from diffjax.spec import render
+from diffjax.tasks.base import params_of
+from diffjax.tasks.diffusion import Diffusion
+from diffjax.tasks.distillation import Distillation
+from diffjax.training.step import init_state, make_train_step
 
 FLAGS = (
     "--batch_size=8",
@@ -58,7 +67,7 @@ def consistent(trained, tmp_path_factory):
 
 
 def weights(folder):
-    return jax.tree.leaves(load(folder).params)
+    return jax.tree.leaves(load(folder)["denoiser"].params)
 
 
 def check_equal(a, b):
@@ -74,9 +83,12 @@ def test_a_students_folder(trained, student):
     with Image.open(student / "reverse.gif") as film:
         assert film.n_frames == 4
     config = json.loads((student / "config.json").read_text())
-    assert config["objective"] == "progressive"
-    assert config["weighting"] == "truncated_snr()"
-    assert config["training"]["teacher_step"] == 6
+    digest = checksum(load(trained)["denoiser"].params)
+    source = {"path": str(trained), "component": "denoiser", "digest": digest}
+    assert (config["task"], config["config"]["teacher"]) == ("distillation", source)
+    task = load(student, Distillation).task
+    assert (task.method, task.student_steps) == ("progressive", 4)
+    assert render(task.weighting) == "truncated_snr()"
 
 
 def test_it_starts_from_its_teacher(trained, student):
@@ -97,11 +109,76 @@ def test_stopped_and_taken_up_equals_whole(trained, student, tmp_path):
     check_equal(student, folder)
 
 
+@pytest.fixture
+def teacher(tmp_path):
+    """The folder of a run of random weights."""
+    return untrained(tmp_path / "teacher")
+
+
+def student_of(teacher, method="progressive"):
+    """The task of a student of four steps."""
+    of = load(teacher, Diffusion).task
+    return Distillation(
+        model=of.model, image_shape=of.image_shape, schedule=of.schedule, target=of.target,
+        teacher=source_of(teacher, "denoiser"), method=method, student_steps=4,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["progressive", "consistency_distillation"])
+def test_the_teacher_is_data_of_the_compiled_step(teacher, method):
+    """Its weights are no constants of the program, and others need no other program."""
+    task = student_of(teacher, method)
+    frozen = load_frozen(task, training=True)
+    given = params_of(frozen)
+    other = jax.tree.map(lambda leaf: 1.5 * leaf, given)
+    tx = optax.sgd(1e-3)
+    step = make_train_step(task.loss(frozen), tx, 0.99)
+    state = init_state(task.init(jax.random.key(0), given), tx)
+    batch = {"image": np.random.default_rng(0).uniform(-1, 1, (4, 8, 8, 1)).astype(np.float32)}
+    traces = []
+
+    @jax.jit
+    def counted(state, key, batch, frozen):
+        traces.append(1)
+        return step(state, key, batch, frozen)
+
+    losses = [
+        float(counted(state, jax.random.key(1), batch, each)[1]["loss"])
+        for each in (given, other, given)
+    ]
+    assert len(traces) == 1
+    assert losses[0] == losses[2]
+    assert abs(losses[1] - losses[0]) > 1e-3 * losses[0]
+    program = counted.lower(state, jax.random.key(1), batch, given).as_text()
+    baked = jax.jit(lambda *args: step(*args, given)).lower(state, jax.random.key(1), batch)
+    kernels = [leaf for leaf in jax.tree.leaves(given) if leaf.size > 100]  # written in hex
+    for leaf in kernels:
+        bits = np.asarray(leaf).tobytes().hex().upper()
+        assert bits not in program
+        assert bits in baked.as_text(), "as a constant it would be there"
+
+
+def test_a_student_is_drawn_from_without_its_teacher_but_not_trained(teacher, tmp_path):
+    task = student_of(teacher)
+    student = write_run(tmp_path / "student", task)
+    load_frozen(task, training=True)
+    shutil.rmtree(teacher)
+    untrained(teacher, seed=1)
+    with pytest.raises(UserError, match="has other weights than those"):
+        load_frozen(task, training=True)
+    shutil.rmtree(teacher)
+    with pytest.raises(UserError, match="is no run folder"):
+        load_frozen(task, training=True)
+    run = load(student)
+    assert run.components.keys() == {"denoiser"}
+    assert run.sample(jax.random.key(0), num=2, steps=4).shape == (2, 8, 8, 1)
+
+
 def test_another_teacher_is_another_run(student, further, tmp_path):
     before = (student / "config.json").read_text()
     started = time.monotonic()
     given = (f"--teacher={further}", f"--workdir={student}", "--student_steps=4")
-    check_refused(program("distill", *FLAGS, *given), "made with teacher_s", started)
+    check_refused(program("distill", *FLAGS, *given), "made with teacher_digest=", started)
     assert (student / "config.json").read_text() == before
 
 
@@ -115,7 +192,7 @@ def test_a_consistency_model_draws_by_its_own_sampler(consistent, tmp_path):
 
 # Each is tried in the one process that these share: starting one takes longer than all of them.
 WRONG = {
-    "a judge": ("{judge}", "", "draws nothing"),
+    "a judge": ("{judge}", "", "where a diffusion or distillation run is needed"),
     "no run": ("{tmp}", "", "no config.json"),
     "no checkpoint": ("{bare}", "", "no checkpoint"),
     "other images": ("{trained}", "--image_size=14", "draws images of 28x28x1"),
@@ -141,8 +218,9 @@ def test_mistakes(trained, judge, student, tmp_path):
     bare.mkdir()
     shutil.copy(trained / "config.json", bare)
     shutil.copytree(student, model)
-    config = (student / "config.json").read_text()
-    (model / "config.json").write_text(config.replace('"progressive"', '"consistency_training"'))
+    config = json.loads((student / "config.json").read_text())
+    config["config"]["method"] = "consistency_training"
+    (model / "config.json").write_text(json.dumps(config))
     places = {
         "trained": trained, "judge": judge, "student": student, "model": model,
         "bare": bare, "tmp": tmp_path,
@@ -152,6 +230,7 @@ def test_mistakes(trained, judge, student, tmp_path):
         "from absl import flags\n"
         "from experiments import distill\n"
         "from diffjax.errors import UserError\n"
+        "from experiments.start.command import said\n"
         "for args in json.load(sys.stdin):\n"
         "    flags.FLAGS.unparse_flags()\n"
         "    for name in ('method', 'student_steps', 'intervals', 'solver', 'image_size'):\n"
@@ -159,7 +238,9 @@ def test_mistakes(trained, judge, student, tmp_path):
         "    try:\n"
         "        flags.FLAGS(['distill', *args])\n"
         "        distill.main()\n"
-        "    except (UserError, flags.Error) as error:\n"
+        "    except UserError as error:\n"
+        "        print('refused:', said(error))\n"
+        "    except flags.Error as error:\n"
         "        print('refused:', ' '.join(str(error).splitlines()))\n"
     )
     asked = [
@@ -180,7 +261,7 @@ def test_mistakes(trained, judge, student, tmp_path):
 @pytest.mark.slow
 def test_a_student_is_the_next_ones_teacher(student, tmp_path):
     distil(student, tmp_path / "next")
-    assert load(tmp_path / "next").config.training["student_steps"] == 2
+    assert load(tmp_path / "next", Distillation).task.student_steps == 2
 
 
 @pytest.mark.slow

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 from programs import ROOT, program
-from sampling import untrained
+from sampling import untrained_judge
 
-from diffjax import trained as diffusion
 from diffjax.data import images
 from diffjax.data.embedded import Embedded
 from diffjax.errors import UserError
-from diffjax.trained import load_judge
-from diffjax.trained_gan import draw, load
+from diffjax.runs import load
+from diffjax.tasks.classifier import Classification
+from diffjax.tasks.denoisers import DenoiserTask
+from diffjax.tasks.gan import GAN
 
 FLAGS = (
     f"--flagfile={ROOT}/experiments/flagfiles/gan_fashion_mnist.flags",
@@ -49,7 +50,14 @@ def whole(judge, tmp_path_factory):
 
 
 def weights(folder):
-    return jax.tree.leaves(load(folder).params)
+    """Those of both networks."""
+    run = load(folder, GAN)
+    return jax.tree.leaves([run[name].params for name in ("generator", "discriminator")])
+
+
+def draw(gan, seed, num):
+    """Images as bytes."""
+    return images.to_uint8(np.asarray(gan.sample(jax.random.key(seed), num=num)))
 
 
 def test_run_folder(whole):
@@ -80,7 +88,7 @@ def test_coverage_is_what_the_judge_says_of_the_saved_weights(whole, judge):
     """Counted again without the program, image by image."""
     folder, done = whole
     found = json.loads((folder / "coverage.json").read_text())
-    sees, gan = load_judge(judge), load(folder)
+    sees, gan = load(judge, Classification)["classifier"], load(folder, GAN)
     assert gan.step == found["step"] == 4
     held_out = Embedded().open("test", None)
     real = np.stack([held_out[i]["image"] for i in range(500)])
@@ -99,7 +107,7 @@ def test_coverage_is_what_the_judge_says_of_the_saved_weights(whole, judge):
 
 
 def test_drawn_images_do_not_depend_on_how_many_are_drawn(whole):
-    gan = load(whole[0])
+    gan = load(whole[0], GAN)
     np.testing.assert_array_equal(draw(gan, 3, 60)[:7], draw(gan, 3, 7))
     assert (draw(gan, 4, 7) != draw(gan, 3, 7)).any()
 
@@ -115,10 +123,10 @@ def test_stopped_and_taken_up_equals_whole(whole, tmp_path):
 
 
 def test_runs_are_not_taken_for_others(whole, trained):
-    with pytest.raises(UserError, match="is no GAN"):
-        load(trained)
-    with pytest.raises(UserError, match="draws nothing"):
-        diffusion.load(whole[0])
+    with pytest.raises(UserError, match="is a diffusion run, where a gan run is needed"):
+        load(trained, GAN)
+    with pytest.raises(UserError, match="is a gan run, where a diffusion or distillation run"):
+        load(whole[0], DenoiserTask)
 
 
 # Each is tried in the one process that these share: starting one takes longer than all of them.
@@ -132,7 +140,7 @@ WRONG = {
     "an unknown loss": ("--loss=wasserstein", "non_saturating"),
     "a penalty below 0": ("--r1=-1", "r1"),
     "a common clip": ("--grad_clip=0.5", "leave it out"),
-    "a run for a judge": ("--judge={trained}", "judges nothing"),
+    "a run for a judge": ("--judge={trained}", "where a classifier run is needed"),
     "no judge": ("--judge={tmp}/none", "is no run folder"),
     "a judge of other images": ("--judge={small}", "knows images of 8x8x1"),
     "a judge of other classes": ("--judge={three}", "knows 3 classes"),
@@ -141,8 +149,8 @@ WRONG = {
 
 
 def test_mistakes(trained, tmp_path):
-    small = untrained(tmp_path / "small", experiment="classifier", classes=3)
-    three = untrained(tmp_path / "three", experiment="classifier", classes=3, size=28)
+    small = untrained_judge(tmp_path / "small")
+    three = untrained_judge(tmp_path / "three", size=28)
     places = {
         "trained": trained, "small": small, "three": three, "tmp": tmp_path,
     }  # fmt: skip

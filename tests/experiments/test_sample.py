@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 from programs import program
-from sampling import sample_each, untrained
+from sampling import sample_each, untrained, untrained_judge
 
 
 def draw(run, out, *flags):
@@ -98,7 +98,7 @@ def test_guidance(tmp_path):
 def test_judge(tmp_path):
     """A judge tells classes to a run that knows none."""
     run = untrained(tmp_path / "run")
-    judge = untrained(tmp_path / "judge", classes=3, experiment="classifier")
+    judge = untrained_judge(tmp_path / "judge")
     drawn = draw_each(
         run,
         tmp_path,

@@ -142,7 +142,7 @@ def test_bad_input(runs, pictures, tmp_path):
         ((*inpaint, f"--mask={tmp_path}/broken.png"), "broken.png"),
         ((*inpaint, "--jump=0"), "jump=0: choose 1 or more"),
         ((*inpaint, "--resample=0"), "resample=0: choose 1 or more"),
-        ((*inpaint, "--labels=3"), "choose a class from 0 to 2"),
+        ((*inpaint, "--labels=3"), "'3' is no class: choose from 0 to 2 (--labels)"),
         (("--task=img2img", picture, "--strength=0"), "strength=0.0: choose above 0"),
         (("--task=img2img", picture, "--strength=1.5"), "strength=1.5: choose above 0"),
         (("--task=interpolate", picture), "has one image"),

@@ -6,20 +6,17 @@ import subprocess
 import sys
 import time
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 from programs import ROOT, check_refused, program
 
-import diffjax.models
-from diffjax import spec
 from diffjax.data import epoch
 from diffjax.data.composites import Composites
 from diffjax.data.embedded import Embedded
-from diffjax.training.checkpoint import Checkpoints
-from diffjax.training.run import RunFolder
+from diffjax.runs import load
+from diffjax.tasks.segmentation import Segmentation
 
 TINY = "--model=course_unet(form='first',channels=(4,4,8),norm='batch')"
 FLAGS = (
@@ -37,23 +34,12 @@ def run(tmp_path_factory):
     return folder, done.stdout
 
 
-def weights(folder):
-    """EMA weights of the last checkpoint, and their network."""
-    of, config = RunFolder.open(folder)
-    model = spec.build(config.model, diffjax.models)
-    images = jnp.zeros((1, *config.image_shape))
-    params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
-    with Checkpoints(of.checkpoints, read_only=True) as checkpoints:
-        state, _ = checkpoints.restore({"ema_params": params})
-    return model, state["ema_params"]
-
-
 def test_figures_are_those_of_the_saved_weights_on_held_out_images(run):
     folder, said = run
-    model, params = weights(folder)
+    unet = load(folder, Segmentation)["unet"]
     held_out = Composites().open("test", 16)
     (batch,) = epoch(held_out, 500)
-    logits = np.asarray(model.apply({"params": params}, jnp.asarray(batch["image"])))
+    logits = np.asarray(unet.model.apply({"params": unet.params}, jnp.asarray(batch["image"])))
     guess, truth = logits.argmax(-1), batch["mask"]
     found = json.loads((folder / "held_out.json").read_text())
     assert found["step"] == 4
@@ -131,10 +117,11 @@ def test_mistakes(tmp_path, case):
 def test_flagfiles_build():
     """In a process of their own: the flags of other programs have the same names."""
     code = (
-        "import sys; from absl import flags; from experiments import training, unet\n"
+        "import sys; from absl import flags; from diffjax.spec import render\n"
+        "from experiments import unet; from experiments.flags import learning\n"
         "for path in sys.argv[1:]:\n"
         "    flags.FLAGS(['unet', f'--flagfile={path}'])\n"
-        "    print(unet.describe(training.open_records()).model)"
+        "    print(render(unet.describe(learning.open_records()).model))"
     )
     files = sorted((ROOT / "experiments" / "flagfiles").glob("unet_*.flags"))
     done = subprocess.run(
