@@ -66,7 +66,7 @@ def test_the_peer_draws(given):
 
 
 def test_the_main_job_in_torch(given, tmp_path):
-    done = program("torch_job", f"--out={tmp_path}", "--steps=2")
+    done = program("measurements.torch_job", f"--out={tmp_path}", "--steps=2")
     assert done.returncode == 0, done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"2.png", "2.pt"}
     assert Image.open(tmp_path / "2.png").size[0] > 280
@@ -82,7 +82,7 @@ def test_without_torch_it_says_so(monkeypatch):
 
 def test_on_another_machine_than_torch_it_says_so(given, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    monkeypatch.setattr(peers.devices, "split_cpu", lambda count: None)
+    monkeypatch.setattr(peers.cpu_devices, "split_cpu", lambda count: None)
     monkeypatch.setattr(peers, "WORK", SimpleNamespace(value=None))
     with pytest.raises(UserError, match="JAX computes on a tpu and torch on a cpu"):
         peers.main()
