@@ -35,7 +35,7 @@ def test_a_folder_is_taken_up_by_the_same_config_alone(tmp_path):
     for other, message in (
         (changed("config", target="v"), "made with target=eps, not v"),
         (changed("training", seed=1), "made with seed=0, not 1"),
-        (changed("training", new=1), "made with new=None, not 1"),
+        (changed("training", new=1), "made with new=its default, not 1"),
         ({**CONFIG, "task": "gan"}, "made with task=diffusion, not gan"),
         (changed("config", teacher={"path": "a", "digest": "2"}), "with teacher_digest=1, not 2"),
     ):
