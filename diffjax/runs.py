@@ -26,7 +26,7 @@ from diffjax.samplers.base import Sampler
 from diffjax.spacings.base import Spacing
 from diffjax.tasks.base import Asked, Component, Samples, Source, Task, params_of, shapes
 from diffjax.training.checkpoint import Checkpoints
-from diffjax.training.run import CONFIG, RunFolder, as_text
+from diffjax.training.run import CONFIG, RunFolder, as_text, flat
 from diffjax.typing import Images, Params
 
 T = TypeVar("T", bound=Task)
@@ -73,7 +73,7 @@ class RunConfig(Generic[T]):
     def from_dict(cls, values: Mapping[str, Any]) -> "RunConfig[Any]":
         """As `to_dict` told. Raises UserError for values of no run."""
         if not {"task", "config", "training"} <= values.keys():
-            raise UserError("it is none of this version's: draw from it with the one that made it")
+            raise UserError("another version of diffjax made it: use that version")
         task: Any = spec.lookup(values["task"], diffjax.tasks)
         try:
             training = Training(**values["training"])
@@ -82,8 +82,8 @@ class RunConfig(Generic[T]):
         return cls(task.from_dict(values["config"]), training)
 
     def name(self) -> str:
-        """A name for the folder that is this config's own."""
-        digest = hashlib.sha256(as_text(self.to_dict()).encode()).hexdigest()[:8]
+        """A name for the folder that is this config's own, wherever its sources lie."""
+        digest = hashlib.sha256(as_text(flat(self.to_dict())).encode()).hexdigest()[:8]
         dataset = self.training.dataset.partition("(")[0]
         return f"{self.task.name}_{dataset}_{digest}"
 

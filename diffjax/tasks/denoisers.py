@@ -48,13 +48,14 @@ drawing: Callable[..., Draw] = functools.lru_cache(maxsize=16)(make_draw)
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """How a preview is drawn; spacing None is what the sampler does best on."""
+    """How a preview is drawn: labels and spacing as in `runs.Run.sample`."""
 
     sampler: Sampler = DDIM()  # noqa: RUF009 frozen
     spacing: Spacing | None = None
     steps: int = 50
     num: int = 64
     seed: int = 0
+    labels: Labels | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,9 +147,9 @@ class DenoiserTask(Task):
 
     def decoder(self, components: Mapping[str, Component], batch_size: int) -> Decode:
         """A function from x0 to images, in batches."""
-        params = {name: components[name].params for name in components.keys() & {AUTOENCODER}}
         if not self.space.needs_autoencoder:
             return lambda x0: x0
+        params = {AUTOENCODER: components[AUTOENCODER].params}
 
         @jax.jit
         def decode(params: Mapping[str, Params], x0: Latent) -> Images:
@@ -159,7 +160,7 @@ class DenoiserTask(Task):
     def preview(self, folder: RunFolder, frozen: Mapping[str, Component], shown: Any) -> Preview:
         """Draws the same noise with the weights it is given; `shown` are Pictures."""
         sampler, num = shown.sampler, shown.num
-        cond = self.condition.asked(None, num)
+        cond = self.condition.asked(shown.labels, num)
         draw = make_draw(self.model, self.process, sampler, self.shape, limit=self.space.limit)
         decode = self.decoder(frozen, num)
 
@@ -191,11 +192,7 @@ class DenoiserTask(Task):
         return Samples(images, jnp.asarray(decoded_film(decode, film)))
 
     def guided(
-        self,
-        scale: Scales,
-        cond: Cond,
-        num: int,
-        negative: Sequence[Any] | np.ndarray | None = None,
+        self, scale: Scales, cond: Cond, num: int, negative: Labels | None = None
     ) -> Guidance:
         """Guidance away from the null condition, or from `negative` ones; none at a scale of 1.
 
@@ -207,13 +204,7 @@ class DenoiserTask(Task):
             return Guidance()
         return self.away(scale, cond, num, negative)
 
-    def away(
-        self,
-        scale: Scales,
-        cond: Cond,
-        num: int,
-        negative: Sequence[Any] | np.ndarray | None = None,
-    ) -> Guidance:
+    def away(self, scale: Scales, cond: Cond, num: int, negative: Labels | None = None) -> Guidance:
         """As `guided`, also at a scale of 1."""
         scales = np.asarray(scale, np.float32)
         if scales.shape not in ((), (num,)) or not np.isfinite(scales).all():

@@ -1,5 +1,6 @@
 """Every kind of run keeps the contract: a config in JSON, networks, a loss, a preview."""
 
+import dataclasses
 import json
 
 import jax
@@ -159,7 +160,7 @@ def test_a_preview_is_written(name, tmp_path):
         (lambda: Classification(model=NET, image_shape=FORM), "is no classifier"),
         (lambda: Diffusion.from_dict({"mode": "x"}), "has no mode"),
         (lambda: Diffusion.from_dict({"target": "v"}), "cannot be made of these fields"),
-        (lambda: RunConfig.from_dict({"experiment": "ddpm"}), "none of this version's"),
+        (lambda: RunConfig.from_dict({"experiment": "ddpm"}), "another version of diffjax"),
         (lambda: RunConfig.from_dict({"task": "gam", "config": {}, "training": {}}), "'gan'"),
     ],
 )
@@ -173,6 +174,16 @@ def test_defaults_are_left_out_of_the_config():
     """So a new option changes neither the name nor the identity of runs made before it."""
     assert TASKS["diffusion"].to_dict().keys() == {*DENOISER, "huber"}
     assert Diffusion(**{**DENOISER, "schedule": Monotone()}).to_dict()["schedule"] == "monotone()"
+
+
+def test_a_run_s_name_does_not_depend_on_where_its_teacher_lies():
+    def name(source):
+        return RunConfig(Distillation(**DENOISER, teacher=source), Training()).name()
+
+    moved, trained_on = (
+        dataclasses.replace(TEACHER, **c) for c in ({"path": "b"}, {"digest": "1"})
+    )
+    assert name(moved) == name(TEACHER) != name(trained_on)
 
 
 def test_a_distilled_student_follows_the_teacher_it_is_given():
