@@ -117,11 +117,11 @@ def base_model() -> CourseUNet:
     ddpm.repeat_course()
     records = learning.open_records()
     model = ddpm.fitted_model(records)
-    ddpm.condition_of(model, records)
     if not isinstance(model, CourseUNet):
         raise UserError(f"--model={ddpm.MODEL.value}: what is varied here is a course_unet")
     if model.num_class_embeds is None:
         raise UserError("what is asked of a judge here needs classes: pass --num_classes")
+    ddpm.condition_of(model, records)
     flags.FLAGS[ddpm.COURSE_COMPAT.name].value = False
     flags.FLAGS[ddpm.MODEL.name].value = spec.render(model)
     return model

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from programs import JUDGE_FLAGS, ROOT, check_refused, program
 
-from diffjax.training.run import RunFolder
+from diffjax.runs import open_run
+from diffjax.spec import render
 
 SMALL = (
     f"--flagfile={ROOT}/experiments/flagfiles/course_04a.flags",
@@ -44,9 +45,9 @@ def test_grid(judge, tmp_path):
     assert "--batch_size=16" in (out / "base.flags").read_text(), "the preset of experiments.ddpm"
     for row, folder in zip(found, ("base", "time_embedding_raw"), strict=True):
         for seed, figures in enumerate(row["seeds"]):
-            run, config = RunFolder.open(out / "cells" / folder / f"seed_{seed}")
-            assert config.training["seed"] == seed
-            assert (f"'{row['value']}'" in config.model) == (folder != "base")
+            run, config = open_run(out / "cells" / folder / f"seed_{seed}")
+            assert config.training.seed == seed
+            assert (f"'{row['value']}'" in render(config.task.model)) == (folder != "base")
             saved = json.loads((run.path / "evaluation.json").read_text())
             assert figures["frechet"] == saved["samples"]["frechet"]
             assert figures["loss"] == saved["loss"]["mean"]
@@ -71,19 +72,21 @@ CHOICES = """
 import json, sys
 from absl import flags
 from absl.testing import flagsaver
-from experiments import ablate, ddpm, training
+from diffjax.runs import RunConfig
+from experiments import ablate, ddpm
+from experiments.flags import learning
 
 flags.FLAGS(["ablate", "--judge=none", f"--flagfile={sys.argv[1]}"])
 rows = ablate.choices(ablate.base_model())
-base = training.flags_text("ddpm", ddpm.OWN).splitlines()[1:]
+base = learning.flags_text("ddpm", ddpm.OWN).splitlines()[1:]
 configs = {}
 for row in rows:
     with flagsaver.flagsaver():
         flags.FLAGS(["ddpm", "--judge=none", *base, *row.flags])
-        config = json.loads(ddpm.describe(training.open_records()).to_json())
+        config = RunConfig(ddpm.describe(learning.open_records()), learning.training()).to_dict()
         sampler = {"sampler": ddpm.SAMPLER.value, "folder": row.folder}
-        identity = config.pop("training")
-        configs[row.factor + " " + row.value] = {**config, **identity, **sampler}
+        values = {"task": config["task"], **config["config"], **config["training"], **sampler}
+        configs[row.factor + " " + row.value] = values
 print(json.dumps([configs, ablate.spread([1.0, 2.0, 4.0]), ablate.spread([3.0])]))
 """
 
@@ -109,7 +112,7 @@ def test_each_row_is_one_thing_changed():
     assert len(folders) == len(configs) - len(same)
     assert all(re.fullmatch(r"\w+", folder) for folder in folders)
     keys = [keys for name, keys in changed.items() if name.startswith("mistakes")]
-    assert keys == [{"schedule"}, {"sampler"}, {"model"}, {"cond_mask"}, {"model"}, {"dataset"}]
+    assert keys == [{"schedule"}, {"sampler"}, {"model"}, {"condition"}, {"model"}, {"dataset"}]
     factors = ("norm", "activation", "pooling", "time_embedding")
     assert all(changed[n] == {"model"} for n in configs if n.startswith(factors) and n not in same)
     assert (mean, deviation) == pytest.approx((7 / 3, np.std([1, 2, 4], ddof=1)))

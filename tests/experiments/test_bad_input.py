@@ -9,7 +9,7 @@ import pytest
 from absl import flags
 from PIL import Image
 from programs import ROOT, RUN_FLAGS, TINY, check_refused, program
-from sampling import sample_each, untrained
+from sampling import sample_each, untrained, untrained_judge
 
 from diffjax.errors import UserError
 from experiments.start.command import said
@@ -35,7 +35,7 @@ WRONG = {
         "choose a multiple of 2 (--batch_size)",
     ),
     "no steps": (("--steps=0",), "steps"),
-    "a judge for a backbone": (("--model=classifier",), "judges images and draws none"),
+    "a judge for a backbone": (("--model=classifier",), "predicts no noise: choose a backbone"),
     "an image too small to be halved": (("--image_size=7",), "7"),
 }
 
@@ -95,9 +95,9 @@ def test_sampling(trained, tmp_path, flags, message):
 
 
 GUIDED = {  # of a run of three classes that may be guided
-    ("--labels=0,3",): "--labels=3: choose a class from 0 to 2",
-    ("--labels=one",): "--labels=one: choose a class from 0 to 2",
-    ("--guidance=2", "--negative=3"): "--negative=3: choose a class from 0 to 2",
+    ("--labels=0,3",): "'3' is no class: choose from 0 to 2 (--labels)",
+    ("--labels=one",): "'one' is no class: choose from 0 to 2 (--labels)",
+    ("--guidance=2", "--negative=3"): "3 is no class: choose from 0 to 2 (--negative)",
     ("--guidance=1,2,3",): "has 3 scales: give one, or --num=4",
     ("--guidance=two",): "give numbers with commas",
     ("--guidance=nan",): "a scale is a finite number",
@@ -114,13 +114,16 @@ GUIDED = {  # of a run of three classes that may be guided
     ("--guidance=2", "--weak={classless}/no"): "is no run folder",
     ("--guidance=2", "--weak={large}"): "image_shape=(16, 16, 1)",
     ("--guidance=2", "--weak={x0}"): "has target=x0",
-    ("--judge={run}",): "judges nothing",
+    ("--judge={run}",): "is a diffusion run, where a classifier run is needed",
 }
 CLASSLESS = {
-    ("--guidance=2",): "--cond_drop",
-    ("--labels=1",): "this run knows no classes",
-    ("--guidance=2", "--negative=1"): "this run knows no classes",
-    ("--guidance=2", "--weak={run}"): "has 3 classes and --run none",
+    ("--guidance=2",): "train with cond_drop above 0",
+    ("--labels=1",): "this run takes no condition: leave the labels out (--labels)",
+    ("--guidance=2", "--negative=1"): "this run takes no condition",
+    (
+        "--guidance=2",
+        "--weak={run}",
+    ): "label(drop=0.1, num_classes=3) and --run on none",
     ("--judge={judge}",): "8x8",
 }
 
@@ -131,7 +134,7 @@ def test_guidance(tmp_path):
         "classless": untrained(tmp_path / "classless"),
         "large": untrained(tmp_path / "large", classes=3, size=16),
         "x0": untrained(tmp_path / "x0", classes=3, target="x0"),
-        "judge": untrained(tmp_path / "judge", classes=3, size=16, experiment="classifier"),
+        "judge": untrained_judge(tmp_path / "judge", size=16),
     }
     cases = [("run", *case) for case in GUIDED.items()]
     cases += [("classless", *case) for case in CLASSLESS.items()]

@@ -12,7 +12,8 @@ from PIL import Image
 from programs import JUDGE_FLAGS, RUN_FLAGS, check_refused, program
 
 from diffjax.data.embedded import Embedded
-from diffjax.trained import load_judge
+from diffjax.runs import load
+from diffjax.tasks.classifier import Classification
 
 SMALL = ("--image_size=16", "--steps=2")
 TERMS = ("prior", "diffusion", "reconstruction")
@@ -49,8 +50,9 @@ def small_judge(tmp_path_factory):
     return folder
 
 
-def judged(judge, images):
+def judged(folder, images):
     """Logits and features, without the program."""
+    judge = load(folder, Classification)["classifier"]
     return map(np.asarray, judge.model.apply({"params": judge.params}, jnp.asarray(images)))
 
 
@@ -74,12 +76,12 @@ def test_numbers(run, judge, tmp_path):
         np.stack([held_out[int(i)]["image"] for i in half]) for half in (order[:40], order[40:80])
     ]
     reference, floor, samples = (
-        list(judged(load_judge(judge), x))[1].astype(np.float64) for x in (*real, drawn)
+        list(judged(judge, x))[1].astype(np.float64) for x in (*real, drawn)
     )
     assert found["samples"]["frechet"] == pytest.approx(fid(samples, reference), rel=1e-3)
     assert found["real"]["frechet"] == pytest.approx(fid(floor, reference), rel=1e-3)
     assert found["samples"]["agreement"] is None, "no class was asked for"
-    logits, _ = judged(load_judge(judge), real[1])
+    logits, _ = judged(judge, real[1])
     labels = [held_out[int(i)]["label"] for i in order[40:80]]
     assert found["real"]["agreement"] == np.mean(logits.argmax(1) == labels)
     for side in ("samples", "real"):
@@ -104,7 +106,7 @@ def test_classes_are_asked_for_in_turn(small_judge, tmp_path):
     options = ("--num=20", "--steps=3", "--sampler=ddim", f"--out={out}")
     assert program("sample", f"--run={run}", *options).returncode == 0
     drawn = np.load(out / "samples.npz")["images"].astype(np.float32) / 127.5 - 1
-    logits, _ = judged(load_judge(small_judge), drawn)
+    logits, _ = judged(small_judge, drawn)
     assert found["samples"]["agreement"] == np.mean(logits.argmax(1) == np.arange(20) % 10)
 
 
@@ -130,8 +132,8 @@ def test_no_more_than_half_of_what_is_held_out(tmp_path, judge, trained):
 
 def test_a_judge_is_no_run_and_a_run_no_judge(trained, judge):
     for flags, message in (
-        ((f"--run={judge}", f"--judge={judge}"), "draws nothing"),
-        ((f"--run={trained}", f"--judge={trained}"), "judges nothing"),
+        ((f"--run={judge}", f"--judge={judge}"), "where a diffusion or distillation run"),
+        ((f"--run={trained}", f"--judge={trained}"), "where a classifier run is needed"),
         ((f"--run={trained}", "--judge=/no/such"), "/no/such is no run folder"),
         ((f"--run={trained}", f"--judge={judge}", "--num=3"), "num"),
         ((f"--run={trained}",), "--judge"),
@@ -187,7 +189,12 @@ def test_bits_that_cannot_be_told(run, tmp_path):
     for i in range(10):
         Image.new("L", (28, 28), i).save(tmp_path / "pictures" / f"{i}.png")
     config = json.loads((run / "config.json").read_text())
-    student = {**config, "objective": "consistency_training"}
+    teacher = {"path": "/no/such", "component": "denoiser", "digest": ""}
+    student = {
+        **config,
+        "task": "distillation",
+        "config": {**config["config"], "method": "consistency_training", "teacher": teacher},
+    }
     few, gone = (
         {**config, "training": {**config["training"], "dataset": f"folder(path='{path}')"}}
         for path in (tmp_path / "pictures", "/no/such")

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,10 +13,13 @@ from PIL import Image
 from programs import JUDGE_FLAGS, ROOT, RUN_FLAGS, program
 from scipy.stats import binomtest
 
+from diffjax.data import images
 from diffjax.generate import generate, make_draw, times_of
 from diffjax.guidance.plan import Away, Guidance
+from diffjax.runs import load
 from diffjax.samplers.ddim import DDIM
-from diffjax.trained import load, load_judge
+from diffjax.tasks.classifier import Classification
+from diffjax.tasks.diffusion import Diffusion
 
 GUIDED = (
     *[flag.replace("unet(", "unet(num_class_embeds=2,") for flag in RUN_FLAGS],
@@ -30,6 +34,7 @@ from absl import flags
 from absl.testing import flagsaver
 from diffjax.errors import UserError
 from experiments import evaluate
+from experiments.start.command import said
 
 for arguments in json.loads(sys.argv[1]):
     with flagsaver.flagsaver():
@@ -37,7 +42,7 @@ for arguments in json.loads(sys.argv[1]):
         try:
             evaluate.main()
         except UserError as error:
-            print("error:", error)
+            print("error:", said(error))
         print("=====")
 """
 
@@ -86,12 +91,14 @@ def sure(tmp_path_factory, dataset):
 
 def right(run, judge, scale):
     """Which of 20 images the judge takes for the class asked for, without the program."""
-    trained, sure = load(run), load_judge(judge)
-    labels, times = np.arange(20) % 2, times_of(trained.process, None, DDIM().spacing, 3)
-    draw = make_draw(trained.model, trained.process, DDIM(), trained.config.image_shape)
+    trained, sure = load(run, Diffusion), load(judge, Classification)["classifier"]
+    task, params = trained.task, trained["denoiser"].params
+    labels, times = np.arange(20) % 2, times_of(task.process, params, DDIM().spacing, 3)
+    draw = make_draw(task.model, task.process, DDIM(), task.image_shape)
     guidance = Guidance(Away(jnp.full(20, float(scale)), jnp.full(20, 2)))
-    drawn, _ = generate(draw, trained.params, 0, 20, 20, times, labels, guidance)
-    shown = jnp.asarray(drawn.astype(np.float32) / 127.5 - 1)
+    key, cond = jax.random.key(0), jnp.asarray(labels)
+    x0, _ = generate(draw, params, key, 20, 20, times, cond, guidance)
+    shown = jnp.asarray(images.scaled(images.to_uint8(x0)))
     logits, _ = sure.model.apply({"params": sure.params}, shown)
     return np.asarray(logits).argmax(1) == labels
 
@@ -151,8 +158,8 @@ def test_refused(run, sure, trained, judge, tmp_path):
         ((f"--run={other}", f"--judge={swapped}", "--metrics=assessment"), "more than 99%"),
         ((f"--run={other}", f"--judge={sure}"), "it has learnt other data"),
         ((*unguided, "--metrics=assessment"), "knows none"),
-        ((*unguided, "--metrics=guidance"), "--cond_drop"),
-        ((*unguided, "--guidance=2"), "--cond_drop"),
+        ((*unguided, "--metrics=guidance"), "train with cond_drop above 0"),
+        ((*unguided, "--guidance=2"), "train with cond_drop above 0"),
         ((*guided, "--guidance=2,3"), "--metrics=guidance"),
         ((*guided, "--metrics=guidance", "--guidance=2,much"), "--guidance=2,much"),
         ((*guided, "--metrics=guidance", "--guidance=nan"), "finite"),
