@@ -26,7 +26,7 @@ from diffjax.errors import UserError
 from diffjax.files import write_text, write_whole
 from diffjax.models.course_unet import CourseUNet
 from experiments import ddpm
-from experiments.flags import cpu_devices, learning, presets
+from experiments.flags import cpu_devices, kinds, learning, presets
 from experiments.start import command
 
 flags.adopt_module_key_flags(learning)
@@ -41,13 +41,13 @@ TABLES = (*FACTORS, "mistakes")
 VALUES = tuple(f"{factor}.{value}" for factor, values in FACTORS.items() for value in values)
 LEGAL = f"{', '.join(TABLES)}, or single values as norm.batch"
 ABLATE = flags.DEFINE_list("ablate", list(TABLES), f"what is varied: {LEGAL}")
-JUDGE = flags.DEFINE_string(
+JUDGE = kinds.define_path(
     "judge", None, "the folder of a run of experiments.classifier", required=True
 )
-SEEDS = flags.DEFINE_integer("seeds", 3, "runs of each choice", lower_bound=1)
-NUM = flags.DEFINE_integer("num", 500, "images that are drawn and judged a run", lower_bound=12)
-JOBS = flags.DEFINE_integer("jobs", 1, "runs at a time: on a CPU, one a core", lower_bound=1)
-OUT = flags.DEFINE_string("out", "ablation", "the folder to write")
+SEEDS = kinds.define_integer("seeds", 3, "runs of each choice", lower_bound=1)
+NUM = kinds.define_integer("num", 500, "images that are drawn and judged a run", lower_bound=12)
+JOBS = kinds.define_integer("jobs", 1, "runs at a time: on a CPU, one a core", lower_bound=1)
+OUT = kinds.define_path("out", "ablation", "the folder to write")
 presets.define_preset(
     smoke={
         "ablate": ["activation.gelu", "activation.relu"], "seeds": 1, "num": 100, "jobs": 2,

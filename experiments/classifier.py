@@ -10,7 +10,7 @@ from diffjax import spec
 from diffjax.data import Records
 from diffjax.errors import UserError
 from diffjax.tasks.classifier import Classification, Exam
-from experiments.flags import learning, specs
+from experiments.flags import kinds, learning, specs
 from experiments.start import command
 
 flags.adopt_module_key_flags(learning)
@@ -19,9 +19,9 @@ MODEL = specs.define_spec("model", "classifier", diffjax.models, "the network")
 FLIP = flags.DEFINE_boolean(
     "flip", True, "learn from images turned left to right too; not for digits or letters"
 )
-SHIFT = flags.DEFINE_integer("shift", 1, "learn from images moved by up to so many pixels", 0)
+SHIFT = kinds.define_integer("shift", 1, "learn from images moved by up to so many pixels", 0)
 # What is shown of it: free to change when the run is taken up again.
-EVAL_EVERY = flags.DEFINE_integer("eval_every", 1000, "steps to a held-out accuracy", 1)
+EVAL_EVERY = kinds.define_integer("eval_every", 1000, "steps to a held-out accuracy", 1)
 OWN = (MODEL, FLIP, SHIFT, EVAL_EVERY)
 
 

@@ -26,7 +26,7 @@ from diffjax.models.course_unet import CourseUNet
 from diffjax.tasks.denoisers import Pictures
 from diffjax.tasks.diffusion import OBJECTIVES, Diffusion, Objective
 from diffjax.typing import Target
-from experiments.flags import learning, presets, specs
+from experiments.flags import kinds, learning, presets, specs
 from experiments.start import command
 
 flags.adopt_module_key_flags(learning)
@@ -44,7 +44,7 @@ SCHEDULE = specs.define_spec("schedule", "linear", diffjax.schedules, "the noise
 TARGET = flags.DEFINE_enum(
     "target", "eps", list(typing.get_args(Target)), "what the network predicts"
 )
-SIGMA_DATA = flags.DEFINE_float(
+SIGMA_DATA = kinds.define_number(
     "sigma_data", 0.5, "the images' standard deviation, where target or weighting is edm"
 )
 LEARNED_VARIANCE = flags.DEFINE_boolean(
@@ -62,16 +62,16 @@ TIMES = specs.define_spec(
     "times", None, diffjax.time_laws,
     "how training's times are drawn; by default on the grid, or uniform for continuous_vlb",
 )  # fmt: skip
-OFFSET_NOISE = flags.DEFINE_float(
+OFFSET_NOISE = kinds.define_number(
     "offset_noise", 0.0, "standard deviation of a constant that noise has besides, in each channel"
 )
-HUBER = flags.DEFINE_float(
+HUBER = kinds.define_number(
     "huber", 0.0, "the error of the target above which it counts linearly; 0 is never"
 )
-NUM_CLASSES = flags.DEFINE_integer(
+NUM_CLASSES = kinds.define_integer(
     "num_classes", None, "classes that the network is told of; by default as --model has it", 1
 )
-COND_DROP = flags.DEFINE_float(
+COND_DROP = kinds.define_number(
     "cond_drop", 0.0, "how often a class is hidden from the network, so that it can be guided"
 )
 COND_MASK = flags.DEFINE_enum(
@@ -84,9 +84,9 @@ COURSE_COMPAT = flags.DEFINE_boolean(
     "left out of --schedule, --cond_mask, --sampler, --sample_steps and --model's time_scale",
 )  # fmt: skip
 # What is shown of it: free to change when the run is taken up again.
-SAMPLE_EVERY = flags.DEFINE_integer("sample_every", 1000, "steps to a picture", lower_bound=1)
+SAMPLE_EVERY = kinds.define_integer("sample_every", 1000, "steps to a picture", lower_bound=1)
 SAMPLER = specs.define_spec("sampler", "ddim", diffjax.samplers, "how the pictures are drawn")
-SAMPLE_STEPS = flags.DEFINE_integer("sample_steps", 50, "its steps", lower_bound=1)
+SAMPLE_STEPS = kinds.define_integer("sample_steps", 50, "its steps", lower_bound=1)
 SPACING = specs.define_spec(
     "spacing", None, diffjax.spacings, "its times; by default those it does best on"
 )
@@ -95,7 +95,7 @@ REMAT = flags.DEFINE_boolean(
     False,
     "compute blocks again for the gradient instead of keeping them: less memory, but not on a CPU",
 )
-NUM_SAMPLES = flags.DEFINE_integer("num_samples", 64, "images in a picture", lower_bound=1)
+NUM_SAMPLES = kinds.define_integer("num_samples", 64, "images in a picture", lower_bound=1)
 OWN = (
     MODEL, SCHEDULE, TARGET, SIGMA_DATA, LEARNED_VARIANCE, LOSS, WEIGHTING, TIMES, OFFSET_NOISE,
     HUBER, NUM_CLASSES, COND_DROP, COND_MASK, COURSE_COMPAT, SAMPLE_EVERY, SAMPLER, SAMPLE_STEPS,

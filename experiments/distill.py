@@ -19,18 +19,18 @@ from diffjax.samplers.consistency import Consistency
 from diffjax.samplers.ddim import DDIM
 from diffjax.tasks.denoisers import DENOISER, DenoiserTask, Pictures
 from diffjax.tasks.distillation import Distillation, Method
-from experiments.flags import learning, specs
+from experiments.flags import kinds, learning, specs
 from experiments.start import command
 
 flags.adopt_module_key_flags(learning)
 # What a run is, besides learning.IDENTITY.
-TEACHER = flags.DEFINE_string(
+TEACHER = kinds.define_path(
     "teacher", None, "the folder of the run whose network the student starts from", required=True
 )
 METHOD = flags.DEFINE_enum(
     "method", "progressive", list(typing.get_args(Method)), "what the student learns by"
 )
-STUDENT_STEPS = flags.DEFINE_integer(
+STUDENT_STEPS = kinds.define_integer(
     "student_steps", None,
     "steps that the student draws in: by default 8, of a progressive student's student half as "
     "many as its own, and of a consistency model 2, in its pictures",
@@ -40,7 +40,7 @@ WEIGHTING = specs.define_spec(
     "weighting", None, diffjax.weightings,
     "progressive: how much each noise level counts, by default truncated_snr",
 )  # fmt: skip
-INTERVALS = flags.DEFINE_integer(
+INTERVALS = kinds.define_integer(
     "intervals", None, "consistency: pieces that a path is cut in, by default 32", lower_bound=1
 )
 TIMES = specs.define_spec(
@@ -52,8 +52,8 @@ SOLVER = specs.define_spec(
     "consistency_distillation: how the teacher crosses one, by default ddim",
 )  # fmt: skip
 # What is shown of it: free to change when the run is taken up again.
-SAMPLE_EVERY = flags.DEFINE_integer("sample_every", 1000, "steps to a picture", lower_bound=1)
-NUM_SAMPLES = flags.DEFINE_integer("num_samples", 64, "images in a picture", lower_bound=1)
+SAMPLE_EVERY = kinds.define_integer("sample_every", 1000, "steps to a picture", lower_bound=1)
+NUM_SAMPLES = kinds.define_integer("num_samples", 64, "images in a picture", lower_bound=1)
 OWN = (
     TEACHER, METHOD, STUDENT_STEPS, WEIGHTING, INTERVALS, TIMES, SOLVER, SAMPLE_EVERY, NUM_SAMPLES,
 )  # fmt: skip

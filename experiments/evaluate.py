@@ -14,12 +14,12 @@ from diffjax.errors import UserError
 from diffjax.tasks.denoisers import DenoiserTask
 from experiments.evaluations import assessment, bpd, drawn, held_out, judged, loss, sweep
 from experiments.evaluations.saved import read_saved
-from experiments.flags import cpu_devices
+from experiments.flags import cpu_devices, kinds
 from experiments.start import command
 
 for module in (cpu_devices, held_out, drawn, loss, bpd):
     flags.adopt_module_key_flags(module)
-RUN = flags.DEFINE_string("run", None, "the folder of the run that is measured", required=True)
+RUN = kinds.define_path("run", None, "the folder of the run that is measured", required=True)
 CHOSEN = flags.DEFINE_list(
     "metrics", ["judge"],
     "which of judge, what a judge sees in drawn images; loss, the network's error on held-out "

@@ -32,23 +32,23 @@ from diffjax.runs import Run
 from diffjax.tasks.classifier import CLASSIFIER, Classification
 from diffjax.tasks.gan import GAN, Game, Pictures
 from diffjax.training.optimizers import two_time_scales
-from experiments.flags import learning, presets, specs
+from experiments.flags import kinds, learning, presets, specs
 from experiments.start import command
 
 flags.adopt_module_key_flags(learning)
 # What a run is, besides learning.IDENTITY; --learning_rate is the generator's.
 MODEL = specs.define_spec("model", "dcgan", diffjax.models.gan, "the two networks")
 LOSS = flags.DEFINE_enum("loss", "non_saturating", list(GAMES), "what each of them loses")
-R1 = flags.DEFINE_float(
+R1 = kinds.define_number(
     "r1", 1.0, "how much the discriminator's slope at real images costs; 0 is not at all", 0
 )
-DISCRIMINATOR_RATE = flags.DEFINE_float(
+DISCRIMINATOR_RATE = kinds.define_number(
     "discriminator_rate", 4e-4, "its own rate, where --learning_rate is the generator's", 0
 )
 # What is shown of it: free to change when the run is taken up again.
-SAMPLE_EVERY = flags.DEFINE_integer("sample_every", 500, "steps to a picture", lower_bound=1)
-NUM_SAMPLES = flags.DEFINE_integer("num_samples", 100, "images in a picture", lower_bound=1)
-JUDGE = flags.DEFINE_string(
+SAMPLE_EVERY = kinds.define_integer("sample_every", 500, "steps to a picture", lower_bound=1)
+NUM_SAMPLES = kinds.define_integer("num_samples", 100, "images in a picture", lower_bound=1)
+JUDGE = kinds.define_path(
     "judge", None, "a run of experiments.classifier, which counts the classes drawn in the end"
 )
 OWN = (MODEL, LOSS, R1, DISCRIMINATOR_RATE, SAMPLE_EVERY, NUM_SAMPLES, JUDGE)

@@ -3,13 +3,12 @@
 python -m experiments.report --run=DIR
 """
 
-from absl import flags
-
 from diffjax.run_report import write_report
 from diffjax.training.run import RunFolder
+from experiments.flags import kinds
 from experiments.start import command
 
-RUN = flags.DEFINE_string("run", None, "the run's folder", required=True)
+RUN = kinds.define_path("run", None, "the run's folder", required=True)
 
 
 def main() -> None:

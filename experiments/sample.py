@@ -21,17 +21,17 @@ from diffjax.errors import UserError
 from diffjax.files import write_whole
 from diffjax.generate import generate, make_draw, times_of
 from diffjax.tasks.denoisers import DENOISER, DenoiserTask, decoded_film
-from experiments.flags import cpu_devices, edits, guiding, specs
+from experiments.flags import cpu_devices, edits, guiding, kinds, specs
 from experiments.start import command
 
 flags.adopt_module_key_flags(cpu_devices)
 flags.adopt_module_key_flags(guiding)
 flags.adopt_module_key_flags(edits)
-RUN = flags.DEFINE_string("run", None, "the run's folder", required=True)
-NUM = flags.DEFINE_integer(
+RUN = kinds.define_path("run", None, "the run's folder", required=True)
+NUM = kinds.define_integer(
     "num", 64, "images to draw; of a --task by default a few of each image", lower_bound=1
 )
-STEPS = flags.DEFINE_integer("steps", 50, "sampling steps", lower_bound=1)
+STEPS = kinds.define_integer("steps", 50, "sampling steps", lower_bound=1)
 SAMPLER = specs.define_spec(
     "sampler", "ddim(eta=0)", diffjax.samplers,
     f"how they are drawn; by default ddpm with --task={' or '.join(edits.NOISY)}",
@@ -39,11 +39,11 @@ SAMPLER = specs.define_spec(
 SPACING = specs.define_spec(
     "spacing", None, diffjax.spacings, "its times; by default those the sampler does best on"
 )
-SEED = flags.DEFINE_integer("seed", 0, "all randomness", lower_bound=0)
-BATCH_SIZE = flags.DEFINE_integer(
+SEED = kinds.define_seed()
+BATCH_SIZE = kinds.define_integer(
     "batch_size", 64, "images at a time; changes memory and speed, not the images", lower_bound=1
 )
-OUT = flags.DEFINE_string("out", None, "the folder to write; by default in RUN/samples")
+OUT = kinds.define_path("out", None, "the folder to write; by default in RUN/samples")
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from diffjax.runs import Run
 from diffjax.tasks.examined import Exam, ExaminedTask
 from diffjax.tasks.restoration import Restoration
 from diffjax.tasks.segmentation import Segmentation
-from experiments.flags import learning, presets, specs
+from experiments.flags import kinds, learning, presets, specs
 from experiments.start import command
 
 flags.adopt_module_key_flags(learning)
@@ -39,7 +39,7 @@ UPSAMPLE = flags.DEFINE_enum(
     "upsample", "transposed", list(typing.get_args(Way)), "how it doubles height and width"
 )
 # What is shown of it: free to change when the run is taken up again.
-EVAL_EVERY = flags.DEFINE_integer("eval_every", 500, "steps to held-out figures and a picture", 1)
+EVAL_EVERY = kinds.define_integer("eval_every", 500, "steps to held-out figures and a picture", 1)
 OWN = (TASK, MODEL, UPSAMPLE, EVAL_EVERY)
 presets.define_preset(
     smoke={

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
@@ -21,18 +20,18 @@ from diffjax.display.page import Curve, Page, Picture, save_page
 from diffjax.editing.pictures import read_pictures
 from diffjax.files import write_whole
 from diffjax.metrics.checkerboard import checkerboard_energy
-from experiments.flags import presets, specs
+from experiments.flags import kinds, presets, specs
 from experiments.measurements import measuring
 from experiments.start import command
 from experiments.studies import checkerboards, deblurring
 from experiments.studies.checkerboards import Enlarged
 
-INIT = flags.DEFINE_string(
+INIT = kinds.define_path(
     "init", None, "images to blur, cropped to a square: a picture, an array's file, or a folder"
 )
-STEPS = flags.DEFINE_integer("steps", 1000, "that each upscaler is trained for", lower_bound=1)
-SEED = flags.DEFINE_integer("seed", 0, "all randomness", lower_bound=0)
-OUT = flags.DEFINE_string("out", "runs/upsampling", "the folder to write")
+STEPS = kinds.define_integer("steps", 1000, "that each upscaler is trained for", lower_bound=1)
+SEED = kinds.define_seed()
+OUT = kinds.define_path("out", "runs/upsampling", "the folder to write")
 OWN = (INIT, STEPS, SEED, OUT)
 presets.define_preset(smoke={"steps": 50})
 

@@ -64,7 +64,7 @@ def test_the_lines_of_the_course_are_in_the_library():
 def test_flags_and_programs_named_exist(path):
     text = own_text(path)
     programs = "".join(p.read_text() for p in (ROOT / "experiments").rglob("*.py"))
-    known = set(re.findall(r'(?:DEFINE_\w+|define_specs?)\(\s*"(\w+)"', programs))
+    known = set(re.findall(r'(?:DEFINE_\w+|define_\w+)\(\s*"(\w+)"', programs))
     assert {"model", "sampler", "nfe"} < known
     assert set(FLAG.findall(text)) <= known | FLAGS_OF_OTHERS
     for name in re.findall(r"(\w+\.flags)\b", text):

@@ -1,10 +1,11 @@
 """Guidance away from a second prediction: where the two come from, and when it acts."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -15,6 +16,11 @@ from diffjax.typing import Apply, Cond, Denoiser, Images, Params, Prediction, Ti
 Scale = Float[Array, ""] | Float[Array, "B"]  # one for all, or one a sample; 1 is off
 # (x, t, wanted, unwanted, scale) -> what is made of the two; at scale 1 that is the wanted one.
 Rule = Callable[[Images, Times, Prediction, Prediction, Scale], Prediction]
+
+
+def are_scales(values: Any) -> bool:
+    """Whether all values are finite as float32, which arrays of scales hold."""
+    return bool((np.abs(np.asarray(values, np.float64)) <= np.finfo(np.float32).max).all())
 
 
 class Pair(NamedTuple):

@@ -25,6 +25,7 @@ from diffjax.data.images import to_uint8
 from diffjax.display.images import save_film, save_grid
 from diffjax.errors import UserError
 from diffjax.generate import Draw, generate, make_draw, times_of
+from diffjax.guidance.base import are_scales
 from diffjax.guidance.plan import Away, Guidance
 from diffjax.models.backbone import Backbone
 from diffjax.process import Process
@@ -206,14 +207,13 @@ class DenoiserTask(Task):
 
     def away(self, scale: Scales, cond: Cond, num: int, negative: Labels | None = None) -> Guidance:
         """As `guided`, also at a scale of 1."""
-        scales = np.asarray(scale, np.float32)
-        if scales.shape not in ((), (num,)) or not np.isfinite(scales).all():
+        if np.shape(scale) not in ((), (num,)) or not are_scales(scale):
             raise UserError(f"guidance={scale}: give one finite scale, or {num} of them")
         if negative is None:
             unwanted = self.condition.unwanted(cond)
         else:
             unwanted = self.condition.asked(negative, num)
-        return Guidance(Away(jnp.full(num, scales), unwanted))
+        return Guidance(Away(jnp.full(num, np.asarray(scale, np.float32)), unwanted))
 
 
 def decoded_film(decode: Decode, film: Float[np.ndarray, "F M h w c"]) -> np.ndarray:

@@ -6,7 +6,7 @@ import optax
 def make_optimizer(
     learning_rate: float, steps: int, *, warmup_steps: int = 0, grad_clip: float = 1.0
 ) -> optax.GradientTransformation:
-    """Adam behind a clip of the gradient's global norm.
+    """Adam behind a clip of the gradient's global norm; grad_clip 0 clips nothing.
 
     The rate climbs in a line over warmup_steps and falls along a cosine to 0 at `steps`.
     """
@@ -14,7 +14,8 @@ def make_optimizer(
     rate = optax.warmup_cosine_decay_schedule(
         learning_rate / (warmup_steps + 1), learning_rate, warmup_steps, steps
     )
-    return optax.chain(optax.clip_by_global_norm(grad_clip), optax.adam(rate))
+    clip = optax.clip_by_global_norm(grad_clip) if grad_clip else optax.identity()
+    return optax.chain(clip, optax.adam(rate))
 
 
 def two_time_scales(

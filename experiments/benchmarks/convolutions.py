@@ -23,9 +23,10 @@ from diffjax.errors import UserError
 from diffjax.files import write_text
 from diffjax.models.convolution.choice import OPERATIONS, PATHS, TUNED, Measured
 from diffjax.models.convolution.window import Window
+from experiments.flags import kinds
 from experiments.measurements import measuring
 
-OUT = flags.DEFINE_string("out", None, f"the table's file; by default {TUNED}")
+OUT = kinds.define_path("out", None, f"the table's file; by default {TUNED}")
 BATCH = flags.DEFINE_multi_integer("batch", [1, 4, 32], "batches to measure", lower_bound=1)
 SIZE = flags.DEFINE_multi_integer("size", [4, 8, 16, 32], "heights and widths", lower_bound=1)
 WIDTH = flags.DEFINE_multi_integer("width", [32, 64, 128, 256], "channels", lower_bound=1)

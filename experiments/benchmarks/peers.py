@@ -36,7 +36,7 @@ from diffjax.schedules.linear import Linear
 from diffjax.training.parallel import Pmap, replicate
 from diffjax.training.step import check_batch
 from diffjax.typing import Images, Params
-from experiments.flags import cpu_devices
+from experiments.flags import cpu_devices, kinds
 from experiments.measurements import measuring
 from experiments.measurements.torch_peer import Peer, libraries
 
@@ -86,9 +86,9 @@ flags.adopt_module_key_flags(cpu_devices)
 WORK = flags.DEFINE_multi_enum(
     "work", None, list(WORKS), "what to measure, as often as is wanted; by default what suits here"
 )
-ROUNDS = flags.DEFINE_integer("rounds", 3, "times that all sides take turns", lower_bound=1)
-JOB_STEPS = flags.DEFINE_integer("job_steps", 3000, "steps of the main job", lower_bound=1)
-OUT = flags.DEFINE_string("out", "benchmark", "the folder to write")
+ROUNDS = kinds.define_integer("rounds", 3, "times that all sides take turns", lower_bound=1)
+JOB_STEPS = kinds.define_integer("job_steps", 3000, "steps of the main job", lower_bound=1)
+OUT = kinds.define_path("out", "benchmark", "the folder to write")
 OURS, SPAN = "diffjax", 2.0
 FLAGFILE = pathlib.Path(__file__).parents[1] / "flagfiles" / "ddpm_fashion_mnist.flags"
 

@@ -31,13 +31,13 @@ from diffjax.samplers.ddpm import DDPM
 from diffjax.spacings.base import Spacing
 from diffjax.tasks.classifier import CLASSIFIER, Classification
 from diffjax.tasks.denoisers import DENOISER, DenoiserTask
-from experiments.flags import cpu_devices, specs
+from experiments.flags import cpu_devices, kinds, specs
 from experiments.flags.judges import load_judge
 from experiments.measurements import measuring
 
 flags.adopt_module_key_flags(cpu_devices)
-RUN = flags.DEFINE_string("run", None, "the folder of the run that draws", required=True)
-JUDGE = flags.DEFINE_string(
+RUN = kinds.define_path("run", None, "the folder of the run that draws", required=True)
+JUDGE = kinds.define_path(
     "judge", None, "the folder of a run of experiments.classifier", required=True
 )
 SAMPLER = specs.define_specs(
@@ -50,13 +50,13 @@ NFE = flags.DEFINE_multi_integer(
     "nfe", [5, 10, 20, 50], "network evaluations an image; give it as often as numbers are wanted",
     lower_bound=1,
 )  # fmt: skip
-NUM = flags.DEFINE_integer("num", 500, "images a measurement", lower_bound=2)
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "images at a time", lower_bound=1)
-REFERENCE_STEPS = flags.DEFINE_integer(
+NUM = kinds.define_integer("num", 500, "images a measurement", lower_bound=2)
+BATCH_SIZE = kinds.define_integer("batch_size", 100, "images at a time", lower_bound=1)
+REFERENCE_STEPS = kinds.define_integer(
     "reference_steps", 1000, "DDPM's steps to what distances are measured from", lower_bound=1
 )
-SEED = flags.DEFINE_integer("seed", 0, "all randomness", lower_bound=0)
-OUT = flags.DEFINE_string("out", None, "the folder to write; by default RUN/benchmark")
+SEED = kinds.define_seed()
+OUT = kinds.define_path("out", None, "the folder to write; by default RUN/benchmark")
 
 
 class Row(NamedTuple):

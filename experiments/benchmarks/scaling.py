@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from diffjax.errors import UserError
+from experiments.flags import kinds
 from experiments.measurements import measuring
 from experiments.measurements.measuring import Fit, fit
 
@@ -27,12 +28,12 @@ MODEL = flags.DEFINE_string(
 OVER = flags.DEFINE_multi_enum("over", list(AXES), list(AXES), "what grows; by default each")
 BATCH = flags.DEFINE_multi_integer("batch", [1, 2, 4, 8, 16, 32], "batches", lower_bound=1)
 SIZE = flags.DEFINE_multi_integer("size", [16, 32, 48, 64], "heights and widths", lower_bound=1)
-WIDTH = flags.DEFINE_multi_float("width", [0.5, 1, 2], "factors on channels", lower_bound=0)
-BATCH_SIZE = flags.DEFINE_integer(
+WIDTH = kinds.define_numbers("width", [0.5, 1, 2], "factors on channels", lower_bound=0)
+BATCH_SIZE = kinds.define_integer(
     "batch_size", 4, "images a step where size or width grow", lower_bound=1
 )
-ROUNDS = flags.DEFINE_integer("rounds", 3, "times that all take turns", lower_bound=1)
-OUT = flags.DEFINE_string("out", "benchmark", "the folder to write")
+ROUNDS = kinds.define_integer("rounds", 3, "times that all take turns", lower_bound=1)
+OUT = kinds.define_path("out", "benchmark", "the folder to write")
 
 
 class Point(NamedTuple):

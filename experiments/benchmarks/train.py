@@ -16,6 +16,7 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from diffjax.errors import UserError
+from experiments.flags import kinds
 from experiments.measurements import measuring, profiling
 from experiments.measurements.measuring import CompiledStep
 from experiments.measurements.profiling import Part
@@ -31,10 +32,10 @@ MODEL = flags.DEFINE_string(
 VARIANT = flags.DEFINE_multi_enum(
     "variant", ["float32"], list(VARIANTS), "give it as often as variants are to be compared"
 )
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "images a step", lower_bound=1)
-STEPS = flags.DEFINE_integer("steps", 3, "steps that are profiled", lower_bound=1)
-ROUNDS = flags.DEFINE_integer("rounds", 5, "times that all variants take turns", lower_bound=1)
-OUT = flags.DEFINE_string("out", "benchmark", "the folder to write")
+BATCH_SIZE = kinds.define_integer("batch_size", 4, "images a step", lower_bound=1)
+STEPS = kinds.define_integer("steps", 3, "steps that are profiled", lower_bound=1)
+ROUNDS = kinds.define_integer("rounds", 5, "times that all variants take turns", lower_bound=1)
+OUT = kinds.define_path("out", "benchmark", "the folder to write")
 
 
 class Row(NamedTuple):

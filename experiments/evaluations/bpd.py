@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import tqdm
-from absl import flags
 
 from diffjax.data.iterate import Batch
 from diffjax.errors import UserError
@@ -19,17 +18,18 @@ from diffjax.tasks.denoisers import DENOISER, DenoiserTask
 from diffjax.tasks.distillation import Distillation
 from experiments.evaluations.held_out import BATCH_SIZE, SEED
 from experiments.evaluations.saved import save
+from experiments.flags import kinds
 
-BPD_STEPS = flags.DEFINE_integer(
+BPD_STEPS = kinds.define_integer(
     "bpd_steps", None, "bpd: steps of the discrete bound, by default the schedule's", lower_bound=1
 )
-BPD_DRAWS = flags.DEFINE_integer(
+BPD_DRAWS = kinds.define_integer(
     "bpd_draws", 25, "bpd: times that a bound is seen at, of each image twice", lower_bound=1
 )
-ODE_STEPS = flags.DEFINE_integer(
+ODE_STEPS = kinds.define_integer(
     "ode_steps", 20, "bpd: steps of the probability flow, of four evaluations", lower_bound=1
 )
-PROBES = flags.DEFINE_integer(
+PROBES = kinds.define_integer(
     "probes", 1, "bpd: probes of the flow's divergence, of each image twice", lower_bound=1
 )
 OWN = (BPD_STEPS, BPD_DRAWS, ODE_STEPS, PROBES)

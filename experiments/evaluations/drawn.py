@@ -15,6 +15,7 @@ import diffjax.spacings
 from diffjax import spec
 from diffjax.data import Records, images
 from diffjax.errors import UserError
+from diffjax.guidance.base import are_scales
 from diffjax.guidance.plan import Guidance
 from diffjax.metrics.checkerboard import checkerboard_energy
 from diffjax.metrics.comparison import FIGURES, check, compare
@@ -39,12 +40,12 @@ from diffjax.tasks.classifier import CLASSIFIER, Classification
 from diffjax.tasks.denoisers import DenoiserTask
 from experiments.evaluations import held_out
 from experiments.evaluations.held_out import BATCH_SIZE, NUM, SEED
-from experiments.flags import specs
+from experiments.flags import kinds, specs
 from experiments.flags.judges import load_judge
 
 EXTRACTORS = {"mobilenet_v2": mobilenet_v2, "inception_v3": inception_v3}
-JUDGE = flags.DEFINE_string("judge", None, "the folder of a run of experiments.classifier")
-STEPS = flags.DEFINE_integer("steps", 50, "sampling steps", lower_bound=1)
+JUDGE = kinds.define_path("judge", None, "the folder of a run of experiments.classifier")
+STEPS = kinds.define_integer("steps", 50, "sampling steps", lower_bound=1)
 SAMPLER = specs.define_spec("sampler", "ddim", diffjax.samplers, "how images are drawn")
 SPACING = specs.define_spec(
     "spacing", None, diffjax.spacings, "its times; by default those the sampler does best on"
@@ -58,7 +59,7 @@ EXTRACTOR = flags.DEFINE_enum(
     "extractor", "judge", ["judge", *EXTRACTORS],
     "whose features stand for the images; all but the judge's need --weights",
 )  # fmt: skip
-WEIGHTS = flags.DEFINE_string(
+WEIGHTS = kinds.define_path(
     "weights", None, "the extractor's weights: torchvision's of mobilenet_v2, pytorch-fid's of "
     "inception_v3, as .npz or .safetensors"
 )  # fmt: skip
@@ -214,7 +215,7 @@ def scales(default: list[float]) -> list[float]:
         values = [float(value) for value in GUIDANCE.value]
     except ValueError:
         values = []
-    if not values or not np.isfinite(values).all():
+    if not values or not are_scales(values):
         raise UserError(f"--guidance={text}: give finite numbers with commas between")
     return values
 

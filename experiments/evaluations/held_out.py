@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from absl import flags
 from jaxtyping import Float, Int
 
 from diffjax.data import Records
@@ -13,16 +12,17 @@ from diffjax.errors import UserError
 from diffjax.metrics.comparison import LEAST
 from diffjax.runs import RunConfig
 from diffjax.tasks.denoisers import DenoiserTask
+from experiments.flags import kinds
 
-NUM = flags.DEFINE_integer(
+NUM = kinds.define_integer(
     "num", 1000, "images to draw, and as many real ones twice; or real ones whose bits/dim to tell",
     lower_bound=2,
 )  # fmt: skip
-SEED = flags.DEFINE_integer("seed", 0, "all randomness", lower_bound=0)
-BATCH_SIZE = flags.DEFINE_integer(
+SEED = kinds.define_seed()
+BATCH_SIZE = kinds.define_integer(
     "batch_size", 100, "images at a time; changes memory and speed, not the figures", lower_bound=1
 )
-DATA_DIR = flags.DEFINE_string("data_dir", None, "where prepared TFDS sets lie")
+DATA_DIR = kinds.define_path("data_dir", None, "where prepared TFDS sets lie")
 
 
 class Real(NamedTuple):

@@ -6,7 +6,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from jaxtyping import Float
 
 from diffjax.batches import padded
@@ -18,8 +17,9 @@ from diffjax.tasks.base import params_of
 from diffjax.tasks.denoisers import DENOISER, DenoiserTask
 from experiments.evaluations.held_out import BATCH_SIZE, SEED
 from experiments.evaluations.saved import save
+from experiments.flags import kinds
 
-DRAWS = flags.DEFINE_integer(
+DRAWS = kinds.define_integer(
     "loss_draws", 10, "loss: times and noises that each image is seen at", lower_bound=1
 )
 OWN = (DRAWS,)

@@ -3,13 +3,13 @@
 import os
 
 import jax
-from absl import flags
 
 from diffjax.display.environment import cores
+from experiments.flags import kinds
 
 __all__ = ["cores", "split_cpu"]
 
-CPU_DEVICES = flags.DEFINE_integer(
+CPU_DEVICES = kinds.define_integer(
     "cpu_devices", None,
     "devices that a CPU counts as, where the environment names no number: one a core is fastest "
     "for small networks and for drawing, which has as many unless told otherwise",

@@ -29,12 +29,12 @@ from diffjax.samplers.base import Sampler
 from diffjax.samplers.ddim import DDIM
 from diffjax.tasks.denoisers import DENOISER, DenoiserTask
 from diffjax.typing import Cond, Denoiser, Images, Params
-from experiments.flags import guiding
+from experiments.flags import guiding, kinds
 
 RESULTS, BETWEEN = 4, 8  # by default: of each image, and of two neighbours
 TASKS = ("inpaint", "img2img", "interpolate", "colourise", "super_resolution")
 TASK = flags.DEFINE_enum("task", None, TASKS, "edit the images of --init, with no training")
-INIT = flags.DEFINE_string(
+INIT = kinds.define_path(
     "init", None, "the images to edit: a picture, a .npy or .npz file, or a folder of these"
 )
 MASK = flags.DEFINE_string(
@@ -42,20 +42,20 @@ MASK = flags.DEFINE_string(
     f"inpaint: the part to paint ({', '.join(PARTS)}), or a file of the run's height and width, "
     "white where the image is kept; by default centre",
 )  # fmt: skip
-JUMP = flags.DEFINE_integer(
+JUMP = kinds.define_integer(
     "jump", None, "inpaint: steps that are taken back at once, by default 10"
 )
-RESAMPLE = flags.DEFINE_integer(
+RESAMPLE = kinds.define_integer(
     "resample", None, "inpaint: how often they are taken, by default 4; 1 takes none back"
 )
-STRENGTH = flags.DEFINE_float(
+STRENGTH = kinds.define_number(
     "strength", None, "img2img: the time, above 0 and up to 1, that the image is noised to, by "
     "default 0.6; 1 keeps next to nothing of it",
 )  # fmt: skip
-FACTOR = flags.DEFINE_integer(
+FACTOR = kinds.define_integer(
     "factor", None, "super_resolution: pixels of the image to one of the coarse, by default 4"
 )
-ZETA = flags.DEFINE_float(
+ZETA = kinds.define_number(
     "zeta", None, "colourise, super_resolution: how far each step goes to what was measured, by "
     "default 1",
 )  # fmt: skip

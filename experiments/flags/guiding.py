@@ -17,11 +17,13 @@ from jaxtyping import Array, Float
 from diffjax import runs, spec
 from diffjax.conditions.label import Label
 from diffjax.errors import UserError
+from diffjax.guidance.base import are_scales
 from diffjax.guidance.plan import Away, Guidance, Judged
 from diffjax.runs import Run
 from diffjax.tasks.classifier import CLASSIFIER
 from diffjax.tasks.denoisers import DENOISER, DenoiserTask
 from diffjax.typing import Cond
+from experiments.flags import kinds
 from experiments.flags.judges import load_judge
 
 LABELS = flags.DEFINE_list("labels", None, "the classes to draw, in turn; by default all")
@@ -32,25 +34,27 @@ GUIDANCE = flags.DEFINE_list(
 INTERVAL = flags.DEFINE_list(
     "guidance_interval", None, "low,high: guide only where low < sigma / alpha <= high"
 )
-RESCALE = flags.DEFINE_float(
+RESCALE = kinds.define_number(
     "guidance_rescale", 0.0, "the share, 0 to 1, of the spread of x0 that guidance gives back",
     lower_bound=0, upper_bound=1,
 )  # fmt: skip
-NEGATIVE = flags.DEFINE_integer("negative", None, "the class to go away from, in place of none")
-WEAK = flags.DEFINE_string(
+NEGATIVE = kinds.define_integer("negative", None, "the class to go away from, in place of none")
+WEAK = kinds.define_path(
     "weak", None, "the folder of a worse run, whose prediction to go away from (autoguidance)"
 )
-APG_ETA = flags.DEFINE_float(
+APG_ETA = kinds.define_number(
     "apg_eta", 1.0, "the share that is kept of guidance along x0; 0 is adaptive projected guidance"
 )
-APG_THRESHOLD = flags.DEFINE_float(
-    "apg_threshold", math.inf, "the longest step in x0, in its norm over an image, to be scaled"
+APG_THRESHOLD = kinds.define_number(
+    "apg_threshold",
+    None,
+    "the longest step in x0, in its norm over an image; longer ones are scaled",
 )
-PERCENTILE = flags.DEFINE_float(
+PERCENTILE = kinds.define_number(
     "dynamic_threshold", None, "scale down each x0 by this percentile of its size, not clip it",
     lower_bound=0, upper_bound=100,
 )  # fmt: skip
-JUDGE = flags.DEFINE_string(
+JUDGE = kinds.define_path(
     "judge", None, "the folder of a run of experiments.classifier that guides by its gradient; it "
     "knows clean images only and is asked about the predicted one"
 )  # fmt: skip
@@ -104,8 +108,8 @@ def _scales(flag: flags.FlagHolder[list[str]], num: int) -> Float[Array, "N"]:
     values = _numbers(flag.name, flag.value)
     if len(values) not in (1, num):
         raise UserError(f"--{flag.name} has {len(values)} scales: give one, or --num={num} of them")
-    if not np.isfinite(values).all():
-        raise UserError(f"--{flag.name}={','.join(flag.value)}: a scale is a finite number")
+    if not are_scales(values):
+        raise UserError(f"--{flag.name}={','.join(flag.value)}: a scale is a finite float32 number")
     return jnp.asarray(np.broadcast_to(np.asarray(values, np.float32), num))
 
 
@@ -121,10 +125,8 @@ def _away(task: DenoiserTask, weak: Run[DenoiserTask] | None, cond: Cond, num: i
     """The guidance away from no condition, a negative one, or a weak run; None where it is off."""
     scale = _scales(GUIDANCE, num)
     low, high = _interval()
-    if not APG_THRESHOLD.value > 0:
+    if APG_THRESHOLD.value is not None and APG_THRESHOLD.value <= 0:
         raise UserError(f"--apg_threshold={APG_THRESHOLD.value}: choose a number above 0")
-    if not math.isfinite(APG_ETA.value):
-        raise UserError(f"--apg_eta={APG_ETA.value}: choose a finite number")
     if bool((scale == 1).all()):
         for flag in SHAPING:
             if flag.present:
@@ -138,7 +140,7 @@ def _away(task: DenoiserTask, weak: Run[DenoiserTask] | None, cond: Cond, num: i
         high,
         RESCALE.value,
         APG_ETA.value,
-        APG_THRESHOLD.value,
+        math.inf if APG_THRESHOLD.value is None else APG_THRESHOLD.value,
     )
 
 

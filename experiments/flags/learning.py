@@ -20,44 +20,46 @@ from diffjax.training.loop import Plan
 from diffjax.training.parallel import PARALLELISM, on_one_device
 from diffjax.training.processes import joined
 from diffjax.training.step import Loss, check_batch
-from experiments.flags import cpu_devices, specs
+from experiments.flags import cpu_devices, kinds, specs
 from experiments.start.command import said
 
 flags.adopt_module_key_flags(cpu_devices)
 # What a run is: another value is another run.
 DATASET = specs.define_spec("dataset", "embedded", diffjax.data, "the images to learn")
-IMAGE_SIZE = flags.DEFINE_integer(
+IMAGE_SIZE = kinds.define_integer(
     "image_size", None, "crop to a square and resize to this many pixels", lower_bound=1
 )
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "images per step, all devices", lower_bound=1)
-ACCUMULATE = flags.DEFINE_integer(
+BATCH_SIZE = kinds.define_integer("batch_size", 32, "images per step, all devices", lower_bound=1)
+ACCUMULATE = kinds.define_integer(
     "accumulate", 1, "pieces that a device's batch is computed in, to save memory", lower_bound=1
 )
-LEARNING_RATE = flags.DEFINE_float("learning_rate", 2e-4, "Adam's peak rate", lower_bound=0)
-WARMUP_STEPS = flags.DEFINE_integer("warmup_steps", 100, "steps up to that rate", lower_bound=0)
-GRAD_CLIP = flags.DEFINE_float("grad_clip", 1.0, "the gradient's largest norm", lower_bound=0)
-EMA_DECAY = flags.DEFINE_float(
+LEARNING_RATE = kinds.define_number("learning_rate", 2e-4, "Adam's peak rate", lower_bound=0)
+WARMUP_STEPS = kinds.define_integer("warmup_steps", 100, "steps up to that rate", lower_bound=0)
+GRAD_CLIP = kinds.define_number(
+    "grad_clip", 1.0, "the gradient's largest norm; 0 is no bound", lower_bound=0
+)
+EMA_DECAY = kinds.define_number(
     "ema_decay", 0.999, "decay of the averaged weights", lower_bound=0, upper_bound=1
 )
-SEED = flags.DEFINE_integer("seed", 0, "all randomness", lower_bound=0)
+SEED = kinds.define_seed()
 # How long it goes on, and where and how it is computed: free to change when it is taken up again.
-DATA_DIR = flags.DEFINE_string("data_dir", None, "where prepared TFDS sets lie")
-MAX_BAD_RECORDS = flags.DEFINE_integer(
+DATA_DIR = kinds.define_path("data_dir", None, "where prepared TFDS sets lie")
+MAX_BAD_RECORDS = kinds.define_integer(
     "max_bad_records", 0, "records that cannot be read and are skipped before the run fails",
     lower_bound=0,
 )  # fmt: skip
-MAX_BAD_STEPS = flags.DEFINE_integer(
+MAX_BAD_STEPS = kinds.define_integer(
     "max_bad_steps", 10,
     "updates in a row that are not finite, and skipped, before the run goes back to its newest "
     "checkpoint; the second time it stops",
     lower_bound=1,
 )  # fmt: skip
-STEPS = flags.DEFINE_integer("steps", 10_000, "train up to this step", lower_bound=1)
-LOG_EVERY = flags.DEFINE_integer("log_every", 100, "steps per line of metrics", lower_bound=1)
-CHECKPOINT_EVERY = flags.DEFINE_integer(
+STEPS = kinds.define_integer("steps", 10_000, "train up to this step", lower_bound=1)
+LOG_EVERY = kinds.define_integer("log_every", 100, "steps per line of metrics", lower_bound=1)
+CHECKPOINT_EVERY = kinds.define_integer(
     "checkpoint_every", 1000, "steps per checkpoint", lower_bound=1
 )
-STEPS_PER_DISPATCH = flags.DEFINE_integer(
+STEPS_PER_DISPATCH = kinds.define_integer(
     "steps_per_dispatch", 1, "steps that an accelerator takes without the host", lower_bound=1
 )
 PARALLEL = flags.DEFINE_enum(
@@ -71,13 +73,13 @@ DISTRIBUTED = flags.DEFINE_boolean(
 COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "with --distributed elsewhere: host:port of process 0"
 )
-NUM_PROCESSES = flags.DEFINE_integer(
+NUM_PROCESSES = kinds.define_integer(
     "num_processes", None, "with --coordinator: how many there are", lower_bound=1
 )
-PROCESS_ID = flags.DEFINE_integer(
+PROCESS_ID = kinds.define_integer(
     "process_id", None, "with --coordinator: which of them this is, from 0", lower_bound=0
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "the run's folder; by default under runs/")
+WORKDIR = kinds.define_path("workdir", None, "the run's folder; by default under runs/")
 
 IDENTITY = (
     DATASET, IMAGE_SIZE, BATCH_SIZE, ACCUMULATE, LEARNING_RATE, WARMUP_STEPS, GRAD_CLIP, EMA_DECAY,

@@ -14,18 +14,18 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 
 import diffjax.models
 from diffjax import spec
 from diffjax.data.embedded import Embedded
 from diffjax.data.images import to_uint8
 from diffjax.display.images import save_grid
+from experiments.flags import kinds
 from experiments.measurements.torch_peer import Peer, libraries
 from experiments.start import command
 
-OUT = flags.DEFINE_string("out", None, "the folder to write", required=True)
-STEPS = flags.DEFINE_integer("steps", 3000, "train up to this step", lower_bound=1)
+OUT = kinds.define_path("out", None, "the folder to write", required=True)
+STEPS = kinds.define_integer("steps", 3000, "train up to this step", lower_bound=1)
 FLAGFILE = "flagfiles/ddpm_fashion_mnist.flags"
 
 

@@ -18,6 +18,11 @@ CACHE_BYTES = 2 << 30  # what was not used for longest is deleted first
 
 def run(main: Callable[[], None]) -> None:
     """Parses the flags and runs `main`; a user's mistake ends it in one line, exit 1 or 2."""
+    open_streams()
+    if sys.flags.optimize:
+        # Linen takes off what intercepts its calls in an assert, which -O leaves out.
+        print("error: Flax does not work under python -O: unset PYTHONOPTIMIZE", file=sys.stderr)
+        sys.exit(2)
 
     def guarded(argv: Sequence[str]) -> int:
         try:
@@ -29,6 +34,16 @@ def run(main: Callable[[], None]) -> None:
             return 1
         except BrokenPipeError:  # as of `| head`: who read this has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except (RuntimeError, AssertionError) as error:
+            if not _lacks_backend(error):
+                raise
+            asked = os.environ.get("JAX_PLATFORMS", "")
+            print(
+                f"error: JAX finds no device for JAX_PLATFORMS={asked!r}: install the plugin of "
+                "that platform, or unset the variable",
+                file=sys.stderr,
+            )
             return 1
         except OSError as error:
             if error.errno is None:
@@ -42,6 +57,24 @@ def run(main: Callable[[], None]) -> None:
     # Orbax logs what it raises too, with the stack trace of each of its threads.
     logging.set_verbosity(logging.FATAL)
     app.run(guarded, flags_parser=_parse)
+
+
+def open_streams() -> None:
+    """Makes the streams take every text: closed ones lead nowhere, strange letters are escaped."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for the whole process
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _lacks_backend(error: BaseException) -> bool:
+    """Whether JAX could not start on the platform that it was told of."""
+    frame, last = error.__traceback__, ""
+    while frame is not None:
+        last, frame = frame.tb_frame.f_code.co_filename, frame.tb_next
+    return "Unable to initialize backend" in str(error) or last.endswith("xla_bridge.py")
 
 
 def said(error: UserError) -> str:

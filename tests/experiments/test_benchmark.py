@@ -7,11 +7,11 @@ import time
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from diffjax.trained import load_judge
 from PIL import Image
 from programs import check_refused, program
 
 from diffjax.metrics.frechet import frechet_distance
-from diffjax.trained import load_judge
 
 
 def features(folder, judge):

@@ -8,9 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 import pytest
-from programs import RUN_FLAGS, program
-
 from diffjax.trained import load
+from programs import RUN_FLAGS, program
 
 pytestmark = pytest.mark.faults
 FLAGS = (*RUN_FLAGS, "--steps=6")
