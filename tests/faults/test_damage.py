@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 import pytest
-from diffjax.trained import load
 from programs import RUN_FLAGS, program
+
+from diffjax.runs import load
 
 pytestmark = pytest.mark.faults
 FLAGS = (*RUN_FLAGS, "--steps=6")
@@ -45,7 +46,7 @@ def damage(path, rng):
 def same_weights(a, b):
     return all(
         np.array_equal(x, y)
-        for x, y in zip(*(jax.tree.leaves(load(f).params) for f in (a, b)), strict=True)
+        for x, y in zip(*(jax.tree.leaves(load(f)["denoiser"].params) for f in (a, b)), strict=True)
     )
 
 

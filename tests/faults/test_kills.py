@@ -9,12 +9,11 @@ import jax
 import numpy as np
 import optax
 import pytest
-from diffjax.trained import build, init_params
 from programs import RUN_FLAGS, program, start
 
+from diffjax.runs import open_run
 from diffjax.training.checkpoint import Checkpoints
 from diffjax.training.optimizers import make_optimizer
-from diffjax.training.run import RunFolder
 from diffjax.training.step import init_state
 
 pytestmark = pytest.mark.faults
@@ -22,12 +21,9 @@ STEPS = 600
 
 
 def final_state(folder):
-    run, config = RunFolder.open(folder)
-    model, _ = build(config)
+    run, config = open_run(folder)
     tx: optax.GradientTransformation = make_optimizer(1e-3, STEPS, warmup_steps=2)
-    like = jax.eval_shape(
-        lambda key: init_state(init_params(model, config, key), tx), jax.random.key(0)
-    )
+    like = jax.eval_shape(lambda key: init_state(config.task.init(key, {}), tx), jax.random.key(0))
     with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
         return checkpoints.restore(like)
 
