@@ -148,8 +148,9 @@ def test_half_an_address(tmp_path, flags):
 )
 def test_cpu_devices_are_as_many_as_the_environment_says_or_the_flag(said, devices):
     lines = (
-        "import jax; from absl import flags; from experiments.flags import devices",
-        "flags.FLAGS(['ddpm', '--cpu_devices=3']); devices.split_cpu(2); print(jax.device_count())",
+        "import jax; from absl import flags; from experiments.flags import cpu_devices",
+        "flags.FLAGS(['ddpm', '--cpu_devices=3']); cpu_devices.split_cpu(2)",
+        "print(jax.device_count())",
     )
     around = {k: v for k, v in os.environ.items() if k not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}
     done = subprocess.run(
