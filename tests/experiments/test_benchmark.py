@@ -7,16 +7,12 @@ import time
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from diffjax.trained import load_judge
 from PIL import Image
 from programs import check_refused, program
 
 from diffjax.metrics.frechet import frechet_distance
-<<<<<<< HEAD
-=======
 from diffjax.runs import load
 from diffjax.tasks.classifier import Classification
->>>>>>> main
 
 
 def features(folder, judge_folder):
