@@ -117,6 +117,17 @@ def test_the_exact_classifier_makes_all_samples_its_class():
     assert abs(float(gap.std()) - mixture.stds[k]) < 0.01
 
 
+def test_where_no_signal_is_left_a_classifier_moves_nothing():
+    """A slope of 1e-6 over an alpha of 2e-9 would move x0 by hundreds."""
+    schedule = Linear(zero_terminal_snr=True)
+    x, t = noisy(schedule, 1.0)
+    plain = Gaussian(schedule).denoise
+    by = classifier_guidance(plain, schedule, lambda x, t: 1e-6 * x.sum((1, 2, 3)), f32(1))
+    chex.assert_trees_all_equal(by(x, t)[:2], plain(x, t)[:2])
+    x, t = noisy(schedule, 0.99)
+    assert float(jnp.abs(by(x, t).x0 - plain(x, t).x0).max()) > 0
+
+
 RULES = {
     "classifier_free": lambda schedule: classifier_free,
     "projected": lambda schedule: adaptive_projected(schedule, f32(0), f32(0.5)),

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from diffjax.guidance.base import Scale
 from diffjax.process import expand
-from diffjax.schedules.base import Schedule
+from diffjax.schedules.base import NO_SIGNAL, Schedule
 from diffjax.typing import Denoiser, Images, Prediction, Times
 
 LogProb = Callable[[Images, Times], Float[Array, "B"]]
@@ -27,7 +27,7 @@ def classifier_guidance(
         x0, eps, fraction = denoise(x, t)
         gradient = jax.grad(lambda x: jnp.sum(log_prob(x, t)))(x)
         # Where no signal is left, x tells nothing of y, and eps is x / sigma whatever one says.
-        signal = alpha > 0
+        signal = expand(schedule.log_snr(t), x) > NO_SIGNAL
         pull = jnp.where(signal, expand(scale, x) * sigma * gradient, 0.0)
         ratio = sigma / jnp.where(signal, alpha, 1.0)
         return Prediction(x0 + ratio * pull, eps - pull, fraction)

@@ -97,9 +97,17 @@ class Checkpoints:
         """
         damaged: list[int] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
-            problem = _damage(self._folder / str(step))
-            if problem is None:
-                restored = self._restore(step, like)
+            folder = self._folder / str(step)
+            problem = _damage(folder)
+            try:
+                restored = None if problem else self._restore(step, like)
+            except (OSError, ValueError, KeyError):
+                if folder.exists():
+                    raise
+            if not folder.exists():  # a run in training has removed it: newer ones are there
+                self._manager.reload()
+                return self.restore(like)
+            if restored is not None:
                 if not self._read_only:
                     self._set_aside(damaged)
                 return restored

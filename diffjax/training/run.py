@@ -71,6 +71,8 @@ class RunFolder:
             raise UserError(f"cannot write {run.path}: {error.strerror}") from error
         with lock:
             run._hold(lock)
+            if (run.path / CONFIG).exists():  # another start may have made the folder meanwhile
+                run._check_same(config)
             try:
                 run.samples.mkdir(exist_ok=True)
                 write_text(run.path / "flags.txt", flags)

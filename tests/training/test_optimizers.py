@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.training.optimizers import two_time_scales
+from diffjax.training.optimizers import make_optimizer, two_time_scales
 
 
 def test_two_rates_which_climb_and_stay():
@@ -17,3 +17,15 @@ def test_two_rates_which_climb_and_stay():
         moves.append((-float(updates["generator"]), float(updates["discriminator"])))
     climb = np.minimum(np.arange(1, 7) / 4, 1)
     np.testing.assert_allclose(moves, np.outer(climb, [0.01, 0.04]), rtol=1e-4)
+
+
+def test_a_clip_of_zero_clips_nothing():
+    """Adam's first step is its rate, whatever the gradient; a norm clipped to 0 would leave none."""
+    params = {"w": jnp.zeros(3)}
+    moves = []
+    for clip in (0.0, 1e9):
+        tx = make_optimizer(0.1, 10, grad_clip=clip)
+        updates, _ = tx.update({"w": jnp.asarray([1.0, -20.0, 300.0])}, tx.init(params), params)
+        moves.append(np.asarray(updates["w"]))
+    np.testing.assert_array_equal(*moves)
+    np.testing.assert_allclose(np.abs(moves[0]), 0.1, rtol=1e-4)

@@ -52,6 +52,23 @@ def test_where_another_run_lies_is_no_part_of_what_a_run_is(tmp_path):
     assert RunFolder.open(run.path) == (run, moved)
 
 
+def test_another_start_that_made_the_folder_meanwhile_is_not_overwritten(tmp_path, monkeypatch):
+    """Between the look at an empty folder and its lock another run has begun there."""
+    hold, other = RunFolder._hold, changed("training", seed=1)
+
+    def held(run, lock):
+        (run.path / "config.json").write_text(json.dumps(other))
+        hold(run, lock)
+
+    monkeypatch.setattr(RunFolder, "_hold", held)
+    with (
+        pytest.raises(UserError, match="made with seed=1, not 0"),
+        RunFolder.create(tmp_path / "run", CONFIG, ""),
+    ):
+        pass
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == other
+
+
 def test_two_runs_on_one_folder(tmp_path):
     with (
         RunFolder.create(tmp_path / "run", CONFIG, ""),
@@ -259,6 +276,16 @@ def test_reading_moves_nothing_and_an_empty_step_is_skipped(tmp_path):
         ]
     assert (tmp_path / "c" / "3").is_dir()
     assert not (tmp_path / "damaged").exists()
+
+
+def test_a_reader_goes_on_to_what_was_saved_while_it_read(tmp_path):
+    """The steps that it knew of are gone: a run in training keeps the newest two."""
+    saved(tmp_path / "c", steps=(1, 2))
+    with Checkpoints(tmp_path / "c", read_only=True) as reader:
+        saved(tmp_path / "c", steps=(3, 4))
+        got, position = reader.restore(state())
+    chex.assert_trees_all_equal(got, state(4))
+    assert position == {"n": 4}
 
 
 def test_where_none_is_sound_the_run_stops_every_time(tmp_path):
