@@ -20,7 +20,7 @@ def test_two_rates_which_climb_and_stay():
 
 
 def test_a_clip_of_zero_clips_nothing():
-    """Adam's first step is its rate, whatever the gradient; a norm clipped to 0 would leave none."""
+    """Adam's first step is its rate whatever the gradient, and a norm clipped to 0 leaves none."""
     params = {"w": jnp.zeros(3)}
     moves = []
     for clip in (0.0, 1e9):
