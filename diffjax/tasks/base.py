@@ -155,21 +155,21 @@ class Task(abc.ABC):
     @classmethod
     def from_dict(cls: type[Self], values: Mapping[str, Any]) -> Self:
         """The task that `to_dict` told of. Raises UserError for values of no such task."""
-        fields, built = _fields(cls), {}
-        for name, value in values.items():
-            if name not in fields:
-                raise UserError(f"a {cls.__name__} has no {name}")
-            if name in cls.specs:
-                value = spec.build(value, cls.specs[name])
-            elif isinstance(value, dict):
-                value = Source(**value)
-            elif isinstance(value, list):
-                value = tuple(value)
-            built[name] = value
         try:
-            return cls(**built)
+            return cls(**{name: cls._read(name, value) for name, value in values.items()})
         except TypeError as error:
             raise UserError(f"a {cls.__name__} cannot be made of these fields: {error}") from error
+
+    @classmethod
+    def _read(cls, name: str, value: Any) -> Any:
+        """A field's value, from what JSON held."""
+        if name not in _fields(cls):
+            raise UserError(f"a {cls.__name__} has no {name}")
+        if name in cls.specs:
+            return spec.build(value, cls.specs[name])
+        if isinstance(value, dict):
+            return Source(**value)
+        return tuple(value) if isinstance(value, list) else value
 
 
 def _fields(cls: type) -> dict[str, dataclasses.Field[Any]]:

@@ -174,6 +174,13 @@ def test_a_student_is_drawn_from_without_its_teacher_but_not_trained(teacher, tm
     assert run.sample(jax.random.key(0), num=2, steps=4).shape == (2, 8, 8, 1)
 
 
+@pytest.mark.parametrize("damage", [{"digesu": "0"}, {"componenu": "denoiser"}])
+def test_a_damaged_source_is_refused(damage):
+    values = {"teacher": {"path": "runs/teacher", "component": "denoiser", **damage}}
+    with pytest.raises(UserError, match="a Distillation cannot be made of these fields"):
+        Distillation.from_dict(values)
+
+
 def test_another_teacher_is_another_run(student, further, tmp_path):
     before = (student / "config.json").read_text()
     started = time.monotonic()
