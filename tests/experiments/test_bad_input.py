@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 from absl import flags
@@ -43,18 +42,14 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_training(tmp_path, case):
     flags, message = WRONG[case]
-    started = time.monotonic()
-    done = program("ddpm", *RUN_FLAGS, f"--workdir={tmp_path}/run", *flags)
-    check_refused(done, message, started)
+    check_refused(message, "ddpm", *RUN_FLAGS, f"--workdir={tmp_path}/run", *flags)
     assert not (tmp_path / "run").exists()
 
 
 def test_folder_without_images(tmp_path):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "notes.txt").write_text("none")
-    started = time.monotonic()
-    done = program("ddpm", *RUN_FLAGS, f"--dataset=folder(path='{tmp_path}/pictures')")
-    check_refused(done, "pictures", started)
+    check_refused("pictures", "ddpm", *RUN_FLAGS, f"--dataset=folder(path='{tmp_path}/pictures')")
 
 
 def test_corrupt_image(tmp_path):
@@ -62,16 +57,15 @@ def test_corrupt_image(tmp_path):
         Image.new("L", (30, 20), i).save(tmp_path / f"{i:02}.png")
     broken = (tmp_path / "07.png").read_bytes()
     (tmp_path / "07.png").write_bytes(broken[: len(broken) // 2])
-    started = time.monotonic()
     flags = (f"--dataset=folder(path='{tmp_path}')", "--image_size=16")
-    check_refused(program("ddpm", *RUN_FLAGS, *flags), "07.png", started)
+    check_refused("07.png", "ddpm", *RUN_FLAGS, *flags)
 
 
 def test_run_folder_of_another_model(trained):
     before = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
-    started = time.monotonic()
-    done = program("ddpm", *RUN_FLAGS, f"--workdir={trained}", WIDER, "--steps=6")
-    check_refused(done, "was made with model=", started)
+    check_refused(
+        "was made with model=", "ddpm", *RUN_FLAGS, f"--workdir={trained}", WIDER, "--steps=6"
+    )
     assert {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()} == before
 
 
@@ -87,10 +81,7 @@ def test_run_folder_of_another_model(trained):
     ],
 )
 def test_sampling(trained, tmp_path, flags, message):
-    started = time.monotonic()
-    check_refused(
-        program("sample", f"--run={trained}", f"--out={tmp_path}/o", *flags), message, started
-    )
+    check_refused(message, "sample", f"--run={trained}", f"--out={tmp_path}/o", *flags)
     assert not (tmp_path / "o").exists()
 
 
@@ -150,8 +141,7 @@ def test_guidance(tmp_path):
 
 
 def test_no_run_given():
-    started = time.monotonic()
-    check_refused(program("sample"), "--run", started)
+    check_refused("--run", "sample")
 
 
 def test_help_explains_each_flag():

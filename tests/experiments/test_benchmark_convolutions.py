@@ -75,8 +75,6 @@ def test_stopped_before_the_end_it_leaves_no_table(tuned):
 def test_what_is_refused(flag, message, tmp_path):
     file = tmp_path / "file"
     file.write_text("kept")
-    started = time.monotonic()
-    done = program("benchmark", *SMALL, flag.format(folder=tmp_path, file=file))
-    check_refused(done, message, started)
+    check_refused(message, "benchmark", *SMALL, flag.format(folder=tmp_path, file=file))
     assert file.read_text() == "kept"
     assert list(tmp_path.iterdir()) == [file]

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 
 import jax
 import jax.numpy as jnp
@@ -69,9 +68,7 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_mistakes(tmp_path, case):
     flags, message = WRONG[case]
-    started = time.monotonic()
-    done = program("classifier", *JUDGE_FLAGS, f"--workdir={tmp_path}/run", *flags)
-    check_refused(done, message, started)
+    check_refused(message, "classifier", *JUDGE_FLAGS, f"--workdir={tmp_path}/run", *flags)
     assert not (tmp_path / "run").exists()
 
 

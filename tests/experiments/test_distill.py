@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -183,9 +182,8 @@ def test_a_damaged_source_is_refused(damage):
 
 def test_another_teacher_is_another_run(student, further, tmp_path):
     before = (student / "config.json").read_text()
-    started = time.monotonic()
     given = (f"--teacher={further}", f"--workdir={student}", "--student_steps=4")
-    check_refused(program("distill", *FLAGS, *given), "made with teacher_digest=", started)
+    check_refused("made with teacher_digest=", "distill", *FLAGS, *given)
     assert (student / "config.json").read_text() == before
 
 

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import time
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +13,7 @@ from programs import JUDGE_FLAGS, RUN_FLAGS, check_refused, program
 from diffjax.data.embedded import Embedded
 from diffjax.runs import load
 from diffjax.tasks.classifier import Classification
+from experiments.evaluations.saved import save
 
 SMALL = ("--image_size=16", "--steps=2")
 TERMS = ("prior", "diffusion", "reconstruction")
@@ -139,15 +139,17 @@ def test_a_judge_is_no_run_and_a_run_no_judge(trained, judge):
         ((f"--run={trained}",), "--judge"),
         ((f"--run={trained}", "--metrics=bpd", "--steps=9"), "--steps does nothing without"),
     ):
-        started = time.monotonic()
-        check_refused(program("evaluate", *flags), message, started)
+        check_refused(message, "evaluate", *flags)
     assert not (trained / "evaluation.json").exists()
 
 
 def test_images_of_another_shape(trained, small_judge):
-    started = time.monotonic()
-    done = program("evaluate", f"--run={trained}", f"--judge={small_judge}")
-    check_refused(done, "28x28x1 and the judge knows 16x16x1", started)
+    check_refused(
+        "28x28x1 and the judge knows 16x16x1",
+        "evaluate",
+        f"--run={trained}",
+        f"--judge={small_judge}",
+    )
 
 
 def bits(run, *flags):
@@ -208,7 +210,12 @@ def test_bits_that_cannot_be_told(run, tmp_path):
     ):
         (run / "config.json").write_text(json.dumps(changed))
         (run / "evaluation.json").write_text(saved)
-        started = time.monotonic()
-        done = program("evaluate", f"--run={run}", f"--metrics={metrics}")
-        check_refused(done, message, started)
+        check_refused(message, "evaluate", f"--run={run}", f"--metrics={metrics}")
         assert (run / "evaluation.json").read_text() == saved
+
+
+def test_figures_are_told_where_they_cannot_be_saved(tmp_path):
+    assert save(tmp_path / "evaluation.json", {"num": 1}) == f"in {tmp_path}/evaluation.json"
+    said = save(tmp_path / "gone" / "evaluation.json", {"num": 1})
+    assert said.startswith("not saved, as ")
+    assert said.endswith("(No such file or directory)")

@@ -95,10 +95,8 @@ def long_run(tmp_path):
 @pytest.mark.parametrize("victim", [0, 1])
 def test_the_death_of_one_process_ends_the_other_with_the_reason(long_run, victim):
     _, both = long_run
-    died = time.monotonic()
     both[victim].kill()
     done = finish(both[1 - victim])
-    assert time.monotonic() - died < 60
     assert done.returncode != 0
     assert "lost another process" in done.stderr or "another task died" in done.stderr, done.stderr
 
@@ -107,10 +105,8 @@ def test_the_death_of_one_process_ends_the_other_with_the_reason(long_run, victi
 @pytest.mark.parametrize(("who", "number"), [(1, signal.SIGTERM), (0, signal.SIGINT)])
 def test_a_signal_to_one_process_stops_all_at_one_step(long_run, who, number):
     folder, both = long_run
-    asked = time.monotonic()
     both[who].send_signal(number)
     ends = list(map(finish, both))
-    assert time.monotonic() - asked < 20
     assert [done.returncode for done in ends] == [0, 0], [done.stderr for done in ends]
     step = int(ends[0].stdout.split("stopped at step ")[1].split(":")[0])
     assert [p.name for p in (folder / "checkpoints").iterdir()] == [str(step)]
@@ -118,10 +114,8 @@ def test_a_signal_to_one_process_stops_all_at_one_step(long_run, who, number):
 
 @pytest.mark.slow
 def test_a_refused_run_ends_all_processes(runs):
-    asked = time.monotonic()
     both = start_all("ddpm", *FLAGS, "--seed=5", f"--workdir={runs('1 pmap')}", devices=1)
     first, second = map(finish, both)
-    assert time.monotonic() - asked < 60
     assert "was made with seed=0, not 5" in first.stderr
     assert first.returncode == 1
     assert second.returncode != 0

