@@ -13,7 +13,7 @@ from diffjax import runs
 from diffjax.errors import UserError
 from diffjax.tasks.denoisers import DenoiserTask
 from experiments.evaluations import assessment, bpd, drawn, held_out, judged, loss, sweep
-from experiments.evaluations.saved import read_saved
+from experiments.evaluations.saved import read_saved, warn_if_read_only
 from experiments.flags import cpu_devices, kinds
 from experiments.start import command
 
@@ -46,6 +46,7 @@ def main() -> None:
     runs.check_kind(RUN.value, config.task, DenoiserTask)
     path = folder.path / "evaluation.json"
     read_saved(path)  # or it would be found broken when all is done
+    warn_if_read_only(path)
     told = [metric for metric in CHOSEN.value if metric in HELD_OUT]
     if "bpd" in told:
         bpd.check(config.task)

@@ -372,6 +372,27 @@ def test_a_picture_of_the_right_form_is_taken_as_it_is(tmp_path):
         np.testing.assert_allclose(found, pixels / 127.5 - 1, atol=1e-6)
 
 
+def test_floats_without_a_negative_go_from_0_to_1(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 6), np.uint8)
+    np.save(tmp_path / "ones.npy", pixels / np.float32(255))
+    found = read_pictures(str(tmp_path / "ones.npy"), (8, 6, 1))
+    np.testing.assert_allclose(found[0, ..., 0], pixels / 127.5 - 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["low.png", "low.npy"])
+def test_a_coarse_picture_is_what_is_measured(tmp_path, name):
+    """The means of the cells are the given pixels, which enlarging by a filter would blur."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3), np.uint8)
+    if name.endswith("png"):
+        Image.fromarray(pixels).save(tmp_path / name)
+    else:
+        np.save(tmp_path / name, pixels)
+    measurement = Coarse(4)
+    found = read_pictures(str(tmp_path / name), (8, 12, 1), measurement.factor)
+    means = measurement.measure(jnp.asarray(found))[0, ..., 0] / measurement.factor
+    np.testing.assert_allclose(means, pixels / 127.5 - 1, atol=1e-6)
+
+
 def test_a_picture_is_turned_as_exif_asks(tmp_path):
     """6: the top row of what is stored is the right-hand side."""
     exif = Image.Exif()
@@ -396,6 +417,17 @@ def test_parts(part):
         row, column = {"left": (4, 0), "right": (4, 11), "top": (0, 6), "bottom": (7, 6)}[part]
         assert painted[row, column]
         assert not painted[7 - row, 11 - column]
+
+
+@pytest.mark.parametrize(("drawn", "kept"), [(90, True), (255, True), (0, False)])
+def test_masks_with_transparent_pixels(tmp_path, drawn, kept):
+    """What is erased is painted; what is drawn in black on nothing is painted too."""
+    opaque = np.random.default_rng(0).random((8, 6)) < 0.5
+    pixels = np.full((8, 6, 4), drawn, np.uint8)
+    pixels[..., 3] = np.where(opaque, 255, 0)
+    Image.fromarray(pixels).save(tmp_path / "mask.png")
+    keep = read_mask(str(tmp_path / "mask.png"), (8, 6, 3))[..., 0]
+    np.testing.assert_array_equal(keep, opaque == kept)
 
 
 def test_mask_files(tmp_path):

@@ -19,16 +19,20 @@ MOST = 64  # what is edited at once: more would be a mistake in the folder's nam
 Part = Callable[[int, int], Bool[np.ndarray, "H W"]]
 
 
-def read_pictures(path: str, form: tuple[int, int, int]) -> Float32[np.ndarray, "N H W C"]:
+def read_pictures(
+    path: str, form: tuple[int, int, int], coarse: int = 1
+) -> Float32[np.ndarray, "N H W C"]:
     """The images of a file, or of the files that lie in a folder, in [-1, 1] and of one form.
 
-    Whatever their size and mode, they are cropped and resized as those of a `folder` data set. A
-    .npy or .npz file holds HW, HWC or NHWC, whole numbers from 0 to 255 or others from -1 to 1.
+    Whatever their size and mode, they are cropped and resized as those of a `folder` data set;
+    except that of images `coarse` times smaller than the form each pixel is repeated. A .npy or
+    .npz file holds HW, HWC or NHWC: whole numbers from 0 to 255, or floats from -1 to 1, or from 0
+    to 1 where none is negative.
     Raises UserError for what is missing, cannot be read or is out of range, and for more than MOST.
     """
     where = pathlib.Path(os.path.expanduser(path))
     files = [where] if where.is_file() else _files(where)
-    found = [image for file in files for image in _read(file, form)]
+    found = [image for file in files for image in _read(file, form, coarse)]
     if len(found) > MOST:
         raise UserError(f"{path!r} has {len(found)} images: give {MOST} at most")
     return np.stack(found)
@@ -47,11 +51,28 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
     return found
 
 
-def _read(file: pathlib.Path, form: tuple[int, int, int]) -> list[Float32[np.ndarray, "H W C"]]:
+def _read(
+    file: pathlib.Path, form: tuple[int, int, int], coarse: int
+) -> list[Float32[np.ndarray, "H W C"]]:
+    height, width, channels = form
+    small = height // coarse, width // coarse
+
+    def repeated(pixels: np.ndarray) -> np.ndarray:
+        """As each cell's mean is its pixel, the image is held to those pixels."""
+        return pixels.repeat(coarse, axis=0).repeat(coarse, axis=1)
+
     if file.name.lower().endswith(ARRAYS):
         pixels = _bytes(_array(file), str(file))
+        if pixels.shape[1:3] == small:
+            return [repeated(images.from_array(one, (*small, channels))) for one in pixels]
         return [images.from_array(one, form) for one in pixels]
-    return [_decoded(file, lambda image: images.from_image(image, form))]
+
+    def read(image: Image.Image) -> np.ndarray:
+        if (image.height, image.width) == small:
+            return repeated(images.from_image(image, (*small, channels)))
+        return images.from_image(image, form)
+
+    return [_decoded(file, read)]
 
 
 def _decoded(file: pathlib.Path, read: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
@@ -94,6 +115,8 @@ def _bytes(pixels: np.ndarray, name: str) -> UInt8[np.ndarray, "N H W C"]:
             f"{name!r} is out of range: its values go from {least} to {most}, "
             f"and {pixels.dtype} images from {low} to {high}"
         )
+    if low < 0 <= least:  # next to no image from -1 to 1 lacks a dark pixel
+        pixels = 2 * pixels - 1
     return to_uint8(pixels) if low < 0 else pixels.astype(np.uint8)
 
 
@@ -118,8 +141,9 @@ def read_mask(text: str, form: tuple[int, int, int]) -> Bool[np.ndarray, "H W 1"
     """What is kept of an image, True, of the height and width of `form`.
 
     text: a part that is painted, of PARTS, or a file: white (or 1) is kept and black (or 0)
-    painted. Raises UserError for a file that is missing, cannot be read, or is of another shape,
-    and for a mask that keeps all or nothing.
+    painted. In a picture with transparent pixels these are painted, unless all others are black:
+    then it is black strokes, which are. Raises UserError for a file that is missing, cannot be
+    read, or is of another shape, and for a mask that keeps all or nothing.
     """
     height, width, _ = form
     if text in PARTS:
@@ -145,6 +169,11 @@ def read_mask(text: str, form: tuple[int, int, int]) -> Bool[np.ndarray, "H W 1"
 
 
 def _grey(image: Image.Image) -> Float32[np.ndarray, "H W"]:
+    if image.has_transparency_data:
+        pixels = np.asarray(image.convert("RGBA"))
+        opaque = pixels[..., 3] >= 128
+        if not opaque.all() and pixels[opaque, :3].any():
+            return np.where(opaque, np.float32(1), np.float32(-1))
     return images.from_image(image, (image.height, image.width, 1))[..., 0]
 
 

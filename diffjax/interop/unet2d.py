@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from flax import traverse_util
 
 import diffjax.models
@@ -41,19 +42,15 @@ class Slot(NamedTuple):
 def load_unet2d(folder: str | os.PathLike[str]) -> tuple[UNet, Params]:
     """The U-Net saved in `folder`, and its float32 parameters for `model.apply({"params": ...})`.
 
-    Raises UserError, naming it, for what is missing, damaged, unknown, of the wrong shape, or an
+    An option that is not UNet's is passed over, with a warning, where it is false or null. Raises
+    UserError, naming it, for what is missing, damaged, unknown, of the wrong shape, or an
     option that UNet does not support.
     """
     folder = Path(folder)
     if not (folder / CONFIG).is_file() and (folder / "unet" / CONFIG).is_file():
         raise UserError(f"{folder} is a whole pipeline: load {folder / 'unet'}")
     model = _read_config(folder / CONFIG)
-    path = folder / WEIGHTS
-    if not list(folder.glob(f"{WEIGHTS}*")) and path.with_suffix(".bin").is_file():
-        raise UserError(
-            f"{path.with_suffix('.bin')} is a Python pickle, which can run code: "
-            "save the model again with safe_serialization=True"
-        )
+    path = _weights(folder)
     tensors = {_new_name(name): value for name, value in read(path).items()}
     slots = _slots(model)
     check_names(str(path), tensors, slots, "U-Net")
@@ -64,6 +61,23 @@ def load_unet2d(folder: str | os.PathLike[str]) -> tuple[UNet, Params]:
             raise UserError(f"{path}: {name} has shape {tensors[name].shape}, which does not fit")
         tree[where] = jnp.asarray(value)
     return model, traverse_util.unflatten_dict(tree)
+
+
+def _weights(folder: Path) -> Path:
+    """The file of the weights: that of a variant, such as fp16, where there is no other."""
+    path = folder / WEIGHTS
+    if list(folder.glob(f"{WEIGHTS}*")):
+        return path
+    variants = sorted(folder.glob(f"{path.stem}.*{path.suffix}"))
+    if len(variants) > 1:
+        names = ", ".join(variant.name for variant in variants)
+        raise UserError(f"no {path}, and several variants ({names}): rename one to {WEIGHTS}")
+    if not variants and path.with_suffix(".bin").is_file():
+        raise UserError(
+            f"{path.with_suffix('.bin')} is a Python pickle, which can run code: "
+            "save the model again with safe_serialization=True"
+        )
+    return variants[0] if variants else path
 
 
 def save_unet2d(model: UNet, params: Params, folder: str | os.PathLike[str]) -> None:
@@ -98,8 +112,11 @@ def _read_config(path: Path) -> UNet:
     if config.get("_class_name") != CLASS:
         raise UserError(f"{path} is of a {config.get('_class_name')}, not a {CLASS}")
     options = {name: value for name, value in config.items() if not name.startswith("_")}
-    if unknown := options.keys() - OPTIONS:
-        raise UserError(f"{path}: {CLASS} has no option {min(unknown)!r}: remove it")
+    for name in sorted(options.keys() - OPTIONS):
+        # Later releases write options that are off, or not given, as false or null.
+        if options.pop(name) not in (None, False):
+            raise UserError(f"{path}: {CLASS} has no option {name!r}: remove it")
+        logging.warning("%s: passing over option %r, which is off", path, name)
     options["dtype"] = config.get(DTYPE, "float32")
     text = ", ".join(f"{name}={value!r}" for name, value in options.items())
     try:

@@ -50,9 +50,9 @@ def assess(run: Run[DenoiserTask], path: pathlib.Path) -> None:
         "by_class": [float(right[labels == k].mean()) for k in range(labels.max() + 1)],
         "passed": bool(right.mean() >= ASKED),
     }
-    save(path, {"assessment": found})
+    saved = save(path, {"assessment": found})
     print(text(found, bench.num))
-    print(f"{bench.num} images of step {run.step}, in {path}{show_wrong(path, images, right)}")
+    print(f"{bench.num} images of step {run.step}, {saved}{show_wrong(path, images, right)}")
 
 
 def accuracy_of(bench: drawn.Bench) -> float:

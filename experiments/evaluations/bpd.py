@@ -61,10 +61,10 @@ def tell_bits(run: Run[DenoiserTask], real: Batch, path: pathlib.Path) -> None:
     said = {name: value._asdict() for name, value in found.items()}
     num = len(real["image"])
     about = {"num": num, "step": run.step, "seed": SEED.value, **dataclasses.asdict(effort)}
-    save(path, {"bpd": {**about, **said}})
+    saved = save(path, {"bpd": {**about, **said}})
     for row in bits_table(found, steps):
         print("{:<36}{:>10}{:>10}{:>14}".format(*row))
-    print(f"{num} held-out images, step {run.step}, in {path}")
+    print(f"{num} held-out images, step {run.step}, {saved}")
 
 
 def bits_table(found: dict[str, Estimate], steps: int) -> list[tuple[str, str, str, str]]:

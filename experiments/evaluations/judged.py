@@ -28,7 +28,7 @@ def judge_samples(run: Run[DenoiserTask], path: pathlib.Path) -> None:
     bench = drawn.set_up(run)
     seen = bench.see(drawing(bench.num, scale), drawing.labels(bench.num))
     found = {**bench.about(run), "guidance_scale": scale, **bench.compare(seen)}
-    save(path, found)
+    saved = save(path, found)
     samples, real = found["samples"], found["real"]
     names = bench.records.class_names or [str(i) for i in range(len(real["class_shares"]))]
     for title, drawn_column, interval, real_column in table(samples, real, names):
@@ -36,7 +36,7 @@ def judge_samples(run: Run[DenoiserTask], path: pathlib.Path) -> None:
     extractor = found["extractor"]
     print(
         f"{bench.num} images of step {run.step}, features of {extractor['name']} "
-        f"{extractor['checksum'][:8]} (resized: {extractor['resize']}), in {path}"
+        f"{extractor['checksum'][:8]} (resized: {extractor['resize']}), {saved}"
     )
 
 

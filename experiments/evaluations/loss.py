@@ -30,10 +30,10 @@ def tell_loss(run: Run[DenoiserTask], real: Batch, path: pathlib.Path) -> None:
     errors = errors_of(run, real).mean(axis=0)
     mean, error = errors.mean(), errors.std(ddof=1) / np.sqrt(len(errors))
     about = {"num": len(errors), "step": run.step, "seed": SEED.value, "draws": DRAWS.value}
-    save(path, {"loss": {**about, "mean": float(mean), "error": float(error)}})
+    saved = save(path, {"loss": {**about, "mean": float(mean), "error": float(error)}})
     print(
         f"held-out loss {mean:.5f}, standard error {error:.5f}: the squared error of "
-        f"{run.task.target} over {len(errors)} images, step {run.step}, in {path}"
+        f"{run.task.target} over {len(errors)} images, step {run.step}, {saved}"
     )
 
 

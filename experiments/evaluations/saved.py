@@ -1,7 +1,9 @@
 """evaluation.json, where each metric writes what it finds and leaves what others have found."""
 
 import json
+import os
 import pathlib
+import sys
 from typing import Any
 
 from diffjax.errors import UserError
@@ -19,10 +21,20 @@ def read_saved(path: pathlib.Path) -> dict[str, Any]:
     return saved
 
 
-def save(path: pathlib.Path, values: dict[str, Any]) -> None:
-    """Writes the values; what another metric has found before stays."""
+def warn_if_read_only(path: pathlib.Path) -> None:
+    """Tells before anything is measured that nothing can be written."""
+    if not os.access(path.parent, os.W_OK):
+        print(f"{path.parent} cannot be written: figures are printed alone", file=sys.stderr)
+
+
+def save(path: pathlib.Path, values: dict[str, Any]) -> str:
+    """Writes the values, and says where; what another metric has found before stays.
+
+    Figures took minutes to measure and are still to be printed: a full disk does not stop that.
+    """
     text = json.dumps({**read_saved(path), **values}, indent=2) + "\n"
     try:
         write_text(path, text)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+        return f"not saved, as {path} cannot be written ({error.strerror})"
+    return f"in {path}"

@@ -43,17 +43,17 @@ def sweep(run: Run[DenoiserTask], path: pathlib.Path) -> None:
         rows.append({"scale": scale, **found.pop("samples")})
         real = found.pop("real")
         first.append(images[: run.task.condition.classes])
-    save(path, {"guidance": {**bench.about(run), **found, "rows": rows, "real": real}})
+    saved = save(path, {"guidance": {**bench.about(run), **found, "rows": rows, "real": real}})
     names = bench.records.class_names or tuple(map(str, range(len(first[0]))))
     classes = names[: len(first[0])]
     pictures = {
         "guidance_images.png": sheet(first, values, classes),
         "guidance.png": plot(rows, real),
     }
+    print(table(rows, real))
     for name, figure in pictures.items():
         write_whole(path.with_name(name), partial(figure.savefig, format="png"))
-    print(table(rows, real))
-    print(f"{bench.num} images of step {run.step} a scale, in {path}; see {', '.join(pictures)}")
+    print(f"{bench.num} images of step {run.step} a scale, {saved}; see {', '.join(pictures)}")
 
 
 def table(rows: list[dict[str, Any]], real: dict[str, Any]) -> str:

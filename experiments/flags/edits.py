@@ -40,7 +40,7 @@ INIT = kinds.define_path(
 MASK = flags.DEFINE_string(
     "mask", None,
     f"inpaint: the part to paint ({', '.join(PARTS)}), or a file of the run's height and width, "
-    "white where the image is kept; by default centre",
+    "white where the image is kept, or transparent where it is painted; by default centre",
 )  # fmt: skip
 JUMP = kinds.define_integer(
     "jump", None, "inpaint: steps that are taken back at once, by default 10"
@@ -188,7 +188,9 @@ def read(run: Run[DenoiserTask]) -> Editing | Walk | None:
     if INIT.value is None:
         raise UserError(f"--task={TASK.value} needs images: pass --init=FILE or a folder")
     form = run.task.image_shape
-    pictures = read_pictures(INIT.value, form)
+    # Images of the coarse size are what is measured, to the pixel.
+    coarse = Coarse(**_given(factor=FACTOR)).factor if TASK.value == "super_resolution" else 1
+    pictures = read_pictures(INIT.value, form, coarse)
     if TASK.value == "interpolate":
         if len(pictures) < 2:
             raise UserError(f"--init={INIT.value} has one image: interpolate between two or more")

@@ -54,6 +54,8 @@ def run(main: Callable[[], None]) -> None:
         return 0
 
     keep_compiled()
+    # With the numbers of another generator images would depend on the batch size.
+    jax.config.update("jax_default_prng_impl", "threefry2x32")
     # Orbax logs what it raises too, with the stack trace of each of its threads.
     logging.set_verbosity(logging.FATAL)
     app.run(guarded, flags_parser=_parse)

@@ -99,3 +99,13 @@ def test_a_closed_stderr(tmp_path):
     )
     assert done.returncode == 0
     assert (tmp_path / "r" / "checkpoints" / "2").is_dir()
+
+
+def test_the_generator_of_the_environment_changes_no_image():
+    """Numbers of rbg would depend on the batch size."""
+    done = started(
+        "import jax",
+        "run(lambda: print(jax.random.key_impl(jax.random.key(0))))",
+        JAX_DEFAULT_PRNG_IMPL="rbg",
+    )
+    assert done.stdout == b"threefry2x32\n", done.stderr

@@ -1,6 +1,7 @@
 """Folders of weights: what is written is read again, and what does not fit is named."""
 
 import json
+import shutil
 
 import chex
 import flax
@@ -149,6 +150,23 @@ def test_config_that_does_not_fit(folder, options, message):
 def test_private_notes_in_a_config_are_passed_over(folder, params):
     change_config(folder, _diffusers_version="0.30.0", _name_or_path="somewhere")
     assert load_unet2d(folder)[0] == MODEL
+
+
+@pytest.mark.parametrize("off", [None, False])
+def test_an_unknown_option_that_is_off_is_passed_over(folder, off, caplog):
+    """Each release of diffusers writes the options that it has added since, off."""
+    change_config(folder, encoder_hid_dim=off)
+    assert load_unet2d(folder)[0] == MODEL
+    assert "passing over option 'encoder_hid_dim'" in caplog.text
+
+
+def test_the_only_variant_of_the_weights_is_read(folder, params):
+    variant = folder / "diffusion_pytorch_model.fp16.safetensors"
+    (folder / WEIGHTS).rename(variant)
+    chex.assert_trees_all_equal(load_unet2d(folder)[1], params)
+    shutil.copy(variant, folder / "diffusion_pytorch_model.ema.safetensors")
+    with pytest.raises(UserError, match=r"several variants \(.*ema.*fp16.*\): rename one"):
+        load_unet2d(folder)
 
 
 def test_options_left_out_have_their_defaults(folder):
