@@ -38,6 +38,10 @@ JUDGE_FLAGS = (
 )
 
 
+# What is compiled where a run is read and nothing is computed.
+READING = {"jit__threefry_seed", "jit_stage", "jit__reduce_all", "jit_equal"}
+
+
 def start(
     name: str, *flags: str, cwd: pathlib.Path = ROOT, devices: int = 1, **environ: str
 ) -> subprocess.Popen[str]:
@@ -76,12 +80,12 @@ def start_all(name: str, *flags: str, count: int = 2, devices: int = 2) -> list[
 
 
 def check_refused(message: str, name: str, *flags: str) -> None:
-    """The program ends with one line that holds `message`, before it compiles anything."""
+    """The program ends with one line that holds `message`, before it compiles a network."""
     with tempfile.TemporaryDirectory() as cache:
         done = finish(start(name, *flags, JAX_COMPILATION_CACHE_DIR=cache))
-        compiled = sorted(path.name for path in pathlib.Path(cache).glob("*-cache"))
+        compiled = {path.name.split("-")[0] for path in pathlib.Path(cache).glob("*-cache")}
     assert done.returncode in (1, 2), done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     assert message in done.stderr, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert not compiled
+    assert compiled <= READING

@@ -205,7 +205,7 @@ WRONG = {
     "a student of a student": (
         "{student}", "--method=consistency_training", "is a progressive student"
     ),
-    "no step": ("{trained}", "--student_steps=0", "positive integer"),
+    "no step": ("{trained}", "--student_steps=0", "range [1, "),
     "not half": ("{student}", "--student_steps=3", "draws in 4, so choose 2"),
     "more steps than half": ("{trained}", "--student_steps=501", "choose 1 to 500"),
     "a flag of another method": ("{trained}", "--intervals=3", "knows no --intervals"),

@@ -62,7 +62,7 @@ def train(folder, records, set_flags, *more):
     )  # fmt: skip
     conduct = session.Conduct(plan, max_bad_steps=learning.MAX_BAD_STEPS.value)
     loss, preview = task.loss({}), lambda step, params: None
-    work = session.Work(config, records, {}, loss, preview, conduct)
+    work = session.Setup(config, records, {}, loss, preview, conduct)
     with session.run_folder(str(folder), config, "", print) as run:
         return session.train_run(run, work)
 
