@@ -17,7 +17,7 @@ ALLOWED = {
     "batches": "",
     "checksum": "typing",
     "spec": "errors",
-    "randomness": "typing",
+    "randomness": "errors typing",
     "conditions": "errors randomness spec typing",
     "spaces": "errors randomness spec typing",
     "schedules": "errors spec typing",

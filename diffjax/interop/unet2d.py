@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import warnings
 from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from flax import traverse_util
 
 import diffjax.models
@@ -116,7 +116,7 @@ def _read_config(path: Path) -> UNet:
         # Later releases write options that are off, or not given, as false or null.
         if options.pop(name) not in (None, False):
             raise UserError(f"{path}: {CLASS} has no option {name!r}: remove it")
-        logging.warning("%s: passing over option %r, which is off", path, name)
+        warnings.warn(f"{path}: passing over option {name!r}, which is off", stacklevel=3)
     options["dtype"] = config.get(DTYPE, "float32")
     text = ", ".join(f"{name}={value!r}" for name, value in options.items())
     try:
