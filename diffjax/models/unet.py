@@ -1,7 +1,6 @@
 """The U-Net of DDPM, ADM and NCSN++, block for block the one whose weights diffusers publishes."""
 
-import dataclasses
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -28,61 +27,18 @@ from diffjax.models.layers import (
     sinusoids,
     zeros,
 )
-from diffjax.models.unet_blocks import (
-    PYRAMID_CHANNELS,
-    DownBlock,
-    Kind,
-    Level,
-    MidBlock,
-    Part,
-    UpBlock,
+from diffjax.models.unet_blocks import DownBlock, MidBlock, Part, UpBlock
+from diffjax.models.unet_checks import Labels, check_input, check_options
+from diffjax.models.unet_levels import (
+    down_levels,
+    embedding_width,
+    groups_of,
+    mid_level,
+    up_levels,
 )
 from diffjax.typing import Images, TimeInput, Times
 
 __all__ = ["UNet"]
-
-Labels = Num[Array, "B"] | Float[Array, "B E"]
-
-
-DOWN = {
-    "DownBlock2D": Kind(),
-    "AttnDownBlock2D": Kind(attention=True),
-    "ResnetDownsampleBlock2D": Kind(resnet=True),
-    "SkipDownBlock2D": Kind(skip=True),
-    "AttnSkipDownBlock2D": Kind(attention=True, skip=True),
-}
-UP = {
-    "UpBlock2D": Kind(),
-    "AttnUpBlock2D": Kind(attention=True),
-    "ResnetUpsampleBlock2D": Kind(resnet=True),
-    "SkipUpBlock2D": Kind(skip=True),
-    "AttnSkipUpBlock2D": Kind(attention=True, skip=True),
-}
-CHOICES: dict[str, tuple[str | None, ...]] = {
-    "mid_block_type": ("UNetMidBlock2D", None),
-    "time_embedding_type": ("positional", "fourier", "learned"),
-    "class_embed_type": (None, "timestep", "identity"),
-    "resnet_time_scale_shift": ("default", "scale_shift"),
-    "downsample_type": ("conv", "resnet"),
-    "upsample_type": ("conv", "resnet"),
-    "dtype": (None, "float32", "bfloat16", "float16"),
-}
-POSITIVE = (
-    "in_channels",
-    "out_channels",
-    "block_out_channels",
-    "layers_per_block",
-    "attention_head_dim",
-    "norm_num_groups",
-    "norm_eps",
-    "attn_norm_num_groups",
-    "mid_block_scale_factor",
-    "time_embedding_dim",
-    "num_train_timesteps",
-    "num_class_embeds",
-)
-PLAIN = Kind()
-SKIP_SCALE = 2**0.5  # keeps the variance of a sum of two (Song et al. 2021, sec. 4.1)
 
 
 class UNet(Backbone):
@@ -128,10 +84,7 @@ class UNet(Backbone):
     remat: bool = False
 
     def __post_init__(self) -> None:
-        _check_lengths(self)
-        _check_choices(self)
-        _check_numbers(self)
-        _check_blocks(self)
+        check_options(self)
         super().__post_init__()
 
     @nn.compact
@@ -144,21 +97,21 @@ class UNet(Backbone):
         num_class_embeds (others give NaN), times for class_embed_type "timestep", or embeddings for
         "identity". Raises UserError for images or a condition that does not fit.
         """
-        _check_input(self, x, cond)
+        check_input(self, x, cond)
         t = jnp.atleast_1d(t).astype(jnp.float32)
         emb = ACTIVATIONS[self.act_fn.lower()](self._embed(t, cond))
         parts = self._parts(train)
         image = x = (2 * x - 1 if self.center_input_sample else x).astype(self.compute_dtype)
         x = Conv3x3(self.block_out_channels[0], dtype=self.compute_dtype, name="conv_in")(x)
         states = [x]
-        for i, level in enumerate(_down_levels(self)):
+        for i, level in enumerate(down_levels(self)):
             down = DownBlock(level, *parts, self.downsample_padding, name=f"down_blocks_{i}")
             x, image, new = down(x, emb, image)
             states += new
         if self.mid_block_type is not None:
-            x = MidBlock(_mid_level(self), *parts, name="mid_block")(x, emb)
+            x = MidBlock(mid_level(self), *parts, name="mid_block")(x, emb)
         drawn: Array | None = None
-        for i, level in enumerate(_up_levels(self)):
+        for i, level in enumerate(up_levels(self)):
             taken = [states.pop() for _ in level.groups_in]
             up = UpBlock(level, *parts, self.norm_eps, name=f"up_blocks_{i}")
             x, drawn = up(x, emb, drawn, taken)
@@ -186,7 +139,7 @@ class UNet(Backbone):
             return Label(self.num_class_embeds, drop=drop)
         match self.class_embed_type:
             case "identity":
-                return Vector(_embedding_width(self), drop=drop)
+                return Vector(embedding_width(self), drop=drop)
             case "timestep":
                 raise UserError(
                     "unet(class_embed_type='timestep') takes a second time, which no data has: "
@@ -223,12 +176,12 @@ class UNet(Backbone):
         return resnet, partial(attention, eps=self.norm_eps, dtype=self.compute_dtype)
 
     def _norm_out(self, x: Images) -> Images:
-        groups = _groups(self, self.block_out_channels[0])
+        groups = groups_of(self, self.block_out_channels[0])
         return GroupNorm(groups, self.norm_eps, self.compute_dtype, name="conv_norm_out")(x)
 
     def _embed(self, t: Float[Array, "b"], labels: Labels | None) -> Embedding:
         """The embedding of the time, plus that of the class."""
-        width = _embedding_width(self)
+        width = embedding_width(self)
         features = self._time_features()
         emb = TimeMLP(width, self.compute_dtype, name="time_embedding")(features(t))
         if labels is None:
@@ -269,220 +222,3 @@ class UNet(Backbone):
 def _look_up(table: nn.Embed, rows: Num[Array, "b"]) -> Float[Array, "b E"]:
     """The rows of a table. One that is not there is NaN, also below 0, which would wrap round."""
     return table(jnp.where(rows < 0, table.num_embeddings, rows))
-
-
-def _embedding_width(net: UNet) -> int:
-    return net.time_embedding_dim or 4 * net.block_out_channels[0]
-
-
-def _down_levels(net: UNet) -> Iterator[Level]:
-    before = (net.block_out_channels[0], *net.block_out_channels)
-    for i, block in enumerate(net.down_block_types):
-        channels = net.block_out_channels[i]
-        inputs = [(before[i], 0)] + [(channels, 0)] * (net.layers_per_block - 1)
-        yield _level(net, block, DOWN[block], net.downsample_type, i, inputs, channels)
-
-
-def _up_levels(net: UNet) -> Iterator[Level]:
-    """Going up there is a residual block more: it takes the state that the level began with."""
-    widths = net.block_out_channels[::-1]
-    for i, block in enumerate(net.up_block_types):
-        channels, start = widths[i], widths[min(i + 1, len(widths) - 1)]
-        x = [widths[max(i - 1, 0)]] + [channels] * net.layers_per_block
-        states = [channels] * net.layers_per_block + [start]
-        inputs = list(zip(x, states, strict=True))
-        yield _level(net, block, UP[block], net.upsample_type, i, inputs, channels)
-
-
-def _level(
-    net: UNet,
-    block: str,
-    kind: Kind,
-    resample: str,
-    index: int,
-    inputs: list[tuple[int, int]],
-    channels: int,
-) -> Level:
-    if kind.attention and not kind.skip:  # the one kind that the option reaches
-        kind = dataclasses.replace(kind, resnet=resample == "resnet")
-    groups_in = [_groups(net, sum(pair), kind) for pair in inputs]
-    if block == "AttnSkipUpBlock2D":  # published weights were trained with this grouping
-        groups_in = [min(x + state // 4, 32) for x, state in inputs]
-    return Level(
-        block=block,
-        kind=kind,
-        channels=channels,
-        inputs=tuple(map(sum, inputs)),
-        groups_in=tuple(groups_in),
-        groups_out=_groups(net, channels, kind),
-        head_dim=(net.attention_head_dim or channels) if kind.attention else None,
-        attention_groups=32 if kind.skip else net.norm_num_groups,
-        out_scale=SKIP_SCALE if kind.skip else 1,
-        resamples=index < len(net.block_out_channels) - 1,
-    )
-
-
-def _mid_level(net: UNet) -> Level:
-    channels = net.block_out_channels[-1]
-    groups = _groups(net, channels)
-    attention_groups = net.attn_norm_num_groups
-    if attention_groups is None and net.resnet_time_scale_shift == "default":
-        attention_groups = groups
-    return Level(
-        block="UNetMidBlock2D",
-        kind=Kind(attention=net.add_attention),
-        channels=channels,
-        inputs=(channels, channels),
-        groups_in=(groups, groups),
-        groups_out=groups,
-        head_dim=(net.attention_head_dim or channels) if net.add_attention else None,
-        attention_groups=attention_groups,
-        out_scale=net.mid_block_scale_factor,
-        resamples=False,
-    )
-
-
-def _groups(net: UNet, channels: int, kind: Kind = PLAIN) -> int:
-    """Skip blocks choose their own groups; so do the layers outside where none are given."""
-    if kind.skip or net.norm_num_groups is None:
-        return min(channels // 4, 32)
-    return net.norm_num_groups
-
-
-def _check_choices(net: UNet) -> None:
-    """Refuses names that are not among the legal ones."""
-    blocks = {"down_block_types": DOWN, "up_block_types": UP}
-    given: list[tuple[str, str | None, Collection[str | None]]]
-    given = [(name, value, table) for name, table in blocks.items() for value in getattr(net, name)]
-    given += [(name, getattr(net, name), legal) for name, legal in CHOICES.items()]
-    given += [("act_fn", net.act_fn.lower(), ACTIVATIONS)]
-    for name, value, legal in given:
-        if value not in legal:
-            choices = ", ".join(map(repr, legal))
-            raise UserError(f"unet has no {name} {value!r}: choose one of {choices}")
-
-
-def _check_numbers(net: UNet) -> None:
-    """Refuses numbers out of range, one by one."""
-    for name in POSITIVE:
-        value = getattr(net, name)
-        values = value if isinstance(value, tuple) else (value,)
-        if any(v is not None and not v > 0 for v in values):
-            raise UserError(f"unet({name}={value}): {name} must be above 0")
-    if not 0 <= net.dropout < 1:
-        raise UserError(f"unet(dropout={net.dropout}): dropout must be from 0 to below 1")
-    if net.downsample_padding not in (0, 1):
-        raise UserError(
-            f"unet(downsample_padding={net.downsample_padding}): only 0 and 1 halve images"
-        )
-    half = net.block_out_channels[0] // 2
-    if net.time_embedding_type == "positional" and half <= net.freq_shift:
-        raise UserError(
-            f"unet(freq_shift={net.freq_shift}): must be below half of the first width, {half}"
-        )
-    if net.time_embedding_type == "learned" and net.num_train_timesteps is None:
-        raise UserError("unet(time_embedding_type='learned') needs num_train_timesteps")
-    if net.class_embed_type is not None and net.num_class_embeds is not None:
-        raise UserError(
-            f"unet(num_class_embeds={net.num_class_embeds}) has no effect with "
-            f"class_embed_type={net.class_embed_type!r}: leave one of them out"
-        )
-
-
-def _check_lengths(net: UNet) -> None:
-    """Refuses lists of levels of different lengths, or empty."""
-    names = ("block_out_channels", "down_block_types", "up_block_types")
-    lengths = [len(getattr(net, name)) for name in names]
-    if lengths != [lengths[0] or 1] * 3:
-        counts = ", ".join(f"{name} has {n}" for name, n in zip(names, lengths, strict=True))
-        raise UserError(f"unet: {counts}; they must have one entry a level, the same number")
-
-
-def _check_blocks(net: UNet) -> None:
-    """Refuses blocks that do not fit together, and channels that their layers cannot divide."""
-    _check_pyramid(net)
-    levels = [*_down_levels(net), *_up_levels(net)]
-    if net.mid_block_type is not None:
-        levels.append(_mid_level(net))
-    for level in levels:
-        _check_level(net, level)
-    _check_division(
-        "conv_norm_out", net.block_out_channels[0], _groups(net, net.block_out_channels[0])
-    )
-    factor = 2 ** (len(net.block_out_channels) - 1)
-    sizes = net.sample_size if isinstance(net.sample_size, tuple) else (net.sample_size,)
-    if any(size is not None and (size < 1 or size % factor) for size in sizes):
-        raise UserError(
-            f"unet(sample_size={net.sample_size}): {len(net.block_out_channels)} levels need "
-            f"images of a multiple of {factor} pixels: resize them, or use fewer levels"
-        )
-
-
-def _check_pyramid(net: UNet) -> None:
-    """Refuses an image pyramid with a gap: each skip block takes the image of the one before."""
-    down = [DOWN[name].skip for name in net.down_block_types]
-    up = [UP[name].skip for name in net.up_block_types]
-    # The last block down does not resample and takes no image.
-    if down[:-1] != sorted(down[:-1], reverse=True):
-        raise UserError(
-            f"unet(down_block_types={net.down_block_types}): Skip blocks come before others"
-        )
-    if up != sorted(up):
-        raise UserError(f"unet(up_block_types={net.up_block_types}): Skip blocks come after others")
-    for name, skips in (("in_channels", down), ("out_channels", up)):
-        if any(skips) and getattr(net, name) != PYRAMID_CHANNELS:
-            raise UserError(
-                f"unet({name}={getattr(net, name)}): Skip blocks work on images of "
-                f"{PYRAMID_CHANNELS} channels; choose other blocks"
-            )
-
-
-def _check_level(net: UNet, level: Level) -> None:
-    if net.norm_num_groups is None and not level.kind.skip and level.block in DOWN | UP:
-        raise UserError(f"unet(norm_num_groups=None): {level.block} needs a number")
-    for channels, groups in zip(level.inputs, level.groups_in, strict=True):
-        _check_division(level.block, channels, groups)
-    _check_division(level.block, level.channels, level.groups_out)
-    if level.head_dim is None:
-        return
-    if level.attention_groups is not None:
-        _check_division(level.block, level.channels, level.attention_groups)
-    if level.channels % level.head_dim:
-        raise UserError(
-            f"unet(attention_head_dim={level.head_dim}): {level.block} has {level.channels} "
-            "channels, not a multiple of it; None means one head"
-        )
-
-
-def _check_division(block: str, channels: int, groups: int) -> None:
-    if groups < 1 or channels % groups:
-        raise UserError(
-            f"unet: {block} would normalise {channels} channels in {groups} groups, which do not "
-            "divide them: change block_out_channels, norm_num_groups or attn_norm_num_groups"
-        )
-
-
-def _check_input(net: UNet, x: Images, labels: Labels | None) -> None:
-    """Refuses images of another kind, and labels where none belong or none are given."""
-    height, width, channels = x.shape[1:]
-    if channels != net.in_channels:
-        raise UserError(
-            f"images have {channels} channels, the U-Net takes {net.in_channels}: "
-            f"set in_channels={channels}"
-        )
-    factor = 2 ** (len(net.block_out_channels) - 1)
-    if height % factor or width % factor:
-        raise UserError(
-            f"images are {height}x{width}, and {len(net.block_out_channels)} levels halve them "
-            f"{len(net.block_out_channels) - 1} times: resize them to multiples of {factor}, "
-            "or use fewer levels"
-        )
-    takes_labels = net.class_embed_type is not None or net.num_class_embeds is not None
-    if takes_labels and labels is None:
-        raise UserError("this U-Net is conditioned on classes: give cond")
-    if labels is not None and not takes_labels:
-        raise UserError("this U-Net takes no condition: set num_class_embeds or give no cond")
-    if labels is not None:
-        shape = (_embedding_width(net),) if net.class_embed_type == "identity" else ()
-        if labels.shape[1:] != shape:
-            raise UserError(f"cond has shape {labels.shape}: this U-Net takes {(len(x), *shape)}")

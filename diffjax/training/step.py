@@ -127,31 +127,8 @@ def make_train_step(
     """
     objective = Loss.of(loss_fn)
     objective.check(accumulate)
-    value_and_grad = jax.value_and_grad(_merged(objective, axis_name), has_aux=True)
-
-    def gradients(
-        params: Params, given: tuple[Params, Params], keys: Key[Array, "B"], batch: Batch
-    ) -> tuple[Any, Any]:
-        if accumulate == 1:
-            return value_and_grad(params, given, keys, batch)
-        pieces = jax.tree.map(
-            lambda a: a.reshape(accumulate, a.shape[0] // accumulate, *a.shape[1:]), (keys, batch)
-        )
-
-        def one(_: None, piece: Any) -> tuple[None, Any]:
-            return None, value_and_grad(params, given, *piece)
-
-        _, parts = lax.scan(one, None, pieces)
-        return jax.tree.map(lambda a: jnp.mean(a, axis=0), parts)
-
-    def update(state: TrainState, grads: Params, moved: Params) -> TrainState:
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        decay = ema_decay_at(state.step, ema_decay)
-        with jax.named_scope("ema"):
-            ema_params = optax.incremental_update(params, state.ema_params, 1 - decay)
-        model_state = merge_state(state.model_state, moved)
-        return TrainState(state.step + 1, params, ema_params, opt_state, model_state)
+    gradients = _gradients(_merged(objective, axis_name), accumulate)
+    update = _update(tx, ema_decay)
 
     def step(
         state: TrainState, key: Key[Array, ""], batch: Batch, frozen: Params | None = None
@@ -180,6 +157,45 @@ def make_train_step(
         return state, {**metrics, "skipped": 1.0 - sound, "nonfinite": nonfinite}
 
     return step
+
+
+def _gradients(loss: Callable[..., Any], accumulate: int) -> Callable[..., tuple[Any, Any]]:
+    """The value and gradient of `_merged`, the mean over the pieces of the batch."""
+    value_and_grad = jax.value_and_grad(loss, has_aux=True)
+
+    def gradients(
+        params: Params, given: tuple[Params, Params], keys: Key[Array, "B"], batch: Batch
+    ) -> tuple[Any, Any]:
+        if accumulate == 1:
+            return value_and_grad(params, given, keys, batch)
+        pieces = jax.tree.map(
+            lambda a: a.reshape(accumulate, a.shape[0] // accumulate, *a.shape[1:]), (keys, batch)
+        )
+
+        def one(_: None, piece: Any) -> tuple[None, Any]:
+            return None, value_and_grad(params, given, *piece)
+
+        _, parts = lax.scan(one, None, pieces)
+        return jax.tree.map(lambda a: jnp.mean(a, axis=0), parts)
+
+    return gradients
+
+
+def _update(
+    tx: optax.GradientTransformation, ema_decay: float
+) -> Callable[[TrainState, Params, Params], TrainState]:
+    """The state after a step, from the gradient and the new model state."""
+
+    def update(state: TrainState, grads: Params, moved: Params) -> TrainState:
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        decay = ema_decay_at(state.step, ema_decay)
+        with jax.named_scope("ema"):
+            ema_params = optax.incremental_update(params, state.ema_params, 1 - decay)
+        model_state = merge_state(state.model_state, moved)
+        return TrainState(state.step + 1, params, ema_params, opt_state, model_state)
+
+    return update
 
 
 def _merged(loss: Loss, axis_name: str | None) -> Callable[..., Any]:

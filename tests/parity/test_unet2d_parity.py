@@ -12,7 +12,9 @@ from safetensors.numpy import load_file, save_file
 
 from diffjax.interop import load_unet2d, save_unet2d
 from diffjax.models.layers import ACTIVATIONS
-from diffjax.models.unet import CHOICES, DOWN, UP, UNet
+from diffjax.models.unet import UNet
+from diffjax.models.unet_checks import CHOICES
+from diffjax.models.unet_levels import DOWN, UP
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[parity]'")
