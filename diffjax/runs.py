@@ -25,6 +25,7 @@ from diffjax.models.stateful import merge_state, split_state
 from diffjax.samplers.base import Sampler
 from diffjax.spacings.base import Spacing
 from diffjax.tasks.base import Asked, Component, Samples, Source, Task, params_of, shapes
+from diffjax.tasks.denoisers import DENOISER
 from diffjax.training.checkpoint import Checkpoints
 from diffjax.training.run import CONFIG, RunFolder, as_text, flat
 from diffjax.typing import Images, Params
@@ -228,5 +229,7 @@ def source_of(folder: str | os.PathLike[str], component: str) -> Source:
 def _component(path: str, name: str) -> Component:
     config = pathlib.Path(path).expanduser() / CONFIG
     if config.is_file() and "_class_name" in read_json(config):
+        if name != DENOISER:
+            raise UserError(f"{path} holds a {DENOISER} alone, and no {name}")
         return Component(*load_unet2d(config.parent))
     return load(path)[name]

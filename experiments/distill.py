@@ -57,12 +57,6 @@ NUM_SAMPLES = kinds.define_integer("num_samples", 64, "images in a picture", low
 OWN = (
     TEACHER, METHOD, STUDENT_STEPS, WEIGHTING, INTERVALS, TIMES, SOLVER, SAMPLE_EVERY, NUM_SAMPLES,
 )  # fmt: skip
-# The flags that a method has.
-OF_METHOD: dict[str, tuple[str, ...]] = {
-    "progressive": ("weighting",),
-    "consistency_distillation": ("intervals", "times", "solver"),
-    "consistency_training": ("intervals", "times"),
-}
 
 
 def main() -> None:
@@ -133,10 +127,6 @@ def describe(teacher: DenoiserTask, steps: int) -> Distillation:
     The teacher is named by its weights, so that it may be moved but not trained further. Raises
     UserError for a flag of another method.
     """
-    own = OF_METHOD[METHOD.value]
-    for flag in (WEIGHTING, INTERVALS, TIMES, SOLVER):
-        if flag.value is not None and flag.name not in own:
-            raise UserError(f"--method={METHOD.value} knows no --{flag.name}: leave it out")
     given: dict[str, Any] = {}
     if INTERVALS.value is not None:
         given["intervals"] = INTERVALS.value

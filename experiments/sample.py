@@ -19,8 +19,8 @@ from diffjax.data.images import to_uint8
 from diffjax.display.images import save_film, save_grid
 from diffjax.errors import UserError
 from diffjax.files import write_whole
-from diffjax.generate import generate, make_draw, times_of
-from diffjax.tasks.denoisers import DENOISER, DenoiserTask, decoded_film
+from diffjax.generate import make_draw, times_of
+from diffjax.tasks.denoisers import DENOISER, DenoiserTask
 from experiments.flags import cpu_devices, edits, guiding, kinds, specs
 from experiments.start import command
 
@@ -64,15 +64,16 @@ def main() -> None:
         draw, times = edit.draw(run, sampler, times, num, chosen)
         cond = jnp.arange(num)
     out, key = _folder(), jax.random.key(SEED.value)
-    x0, film = generate(draw, params, key, num, BATCH_SIZE.value, times, cond, chosen.guidance)
-    decode = task.decoder(run.components, min(BATCH_SIZE.value, num))
-    images = to_uint8(decode(x0))
+    drawn = task.drawn(
+        draw, run.components, key, num, BATCH_SIZE.value, times, cond, chosen.guidance
+    )
+    images = to_uint8(np.asarray(drawn.images))
     np.savez_compressed(out / "samples.npz", images=images)
     if edit is None:
         save_grid(out / "grid.png", images)
     else:
         write_whole(out / "grid.png", lambda part: edit.sheet(images).save(part, format="PNG"))
-    save_film(out / "trajectory.gif", to_uint8(decoded_film(decode, film)))
+    save_film(out / "trajectory.gif", to_uint8(np.asarray(drawn.film)))
     print(f"{num} images of step {run.step} in {out}" + ("" if edit is None else edit.told))
 
 

@@ -137,6 +137,11 @@ def test_a_negative_label_takes_the_place_of_the_null_one(run):
     [
         ({}, "give num or labels"),
         ({"num": 0}, "give num or labels"),
+        ({"num": 0, "labels": [1]}, "give num or labels"),
+        ({"labels": np.asarray(1)}, "are no labels: give a list"),
+        ({"labels": [0], "guidance": 2.0, "negative": np.asarray(1)}, "are no labels: give a list"),
+        ({"num": 1, "batch_size": 0}, "batch_size=0: choose 1 or more"),
+        ({"num": 1, "steps": 0}, "steps=0"),
         ({"labels": [3]}, "choose from 0 to 2"),
         ({"num": 2, "guidance": [1.0, 2.0, 3.0]}, "one finite scale, or 2"),
         ({"num": 2, "guidance": float("nan")}, "one finite scale"),

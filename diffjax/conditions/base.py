@@ -96,8 +96,11 @@ def class_labels(values: Sequence[Any] | np.ndarray | None, classes: int, num: i
     """`num` labels in turn, by default all classes. Raises UserError for a label out of range."""
     if values is None:
         return (np.arange(num) % classes).astype(np.int32)
-    if not len(values):
-        raise UserError("no label is given: give one or more, or leave them out", option="labels")
+    if not np.ndim(values) or not len(values):
+        raise UserError(
+            f"{values!r} are no labels: give a list of one or more, or leave them out",
+            option="labels",
+        )
     return in_turn([_label(value, classes) for value in values], num)
 
 

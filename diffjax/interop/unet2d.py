@@ -114,7 +114,8 @@ def _read_config(path: Path) -> UNet:
     options = {name: value for name, value in config.items() if not name.startswith("_")}
     for name in sorted(options.keys() - OPTIONS):
         # Later releases write options that are off, or not given, as false or null.
-        if options.pop(name) not in (None, False):
+        off = options.pop(name)
+        if off is not None and off is not False:
             raise UserError(f"{path}: {CLASS} has no option {name!r}: remove it")
         warnings.warn(f"{path}: passing over option {name!r}, which is off", stacklevel=3)
     options["dtype"] = config.get(DTYPE, "float32")

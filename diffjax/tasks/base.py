@@ -58,7 +58,7 @@ class Component:
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What is asked of a draw: see `runs.Run.sample`."""
+    """What is asked of a draw: see `runs.Run.sample`. Raises UserError for a batch_size below 1."""
 
     labels: Sequence[Any] | np.ndarray | None = None
     num: int | None = None
@@ -69,10 +69,15 @@ class Asked:
     negative: Sequence[Any] | np.ndarray | None = None
     batch_size: int = 64
 
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UserError(f"batch_size={self.batch_size}: choose 1 or more", option="batch_size")
+
     @property
     def count(self) -> int:
         """How many images. Raises UserError where nothing says."""
-        found = self.num or (0 if self.labels is None else len(self.labels))
+        given = () if self.labels is None else np.atleast_1d(self.labels)
+        found = len(given) if self.num is None else self.num
         if found < 1:
             raise UserError("sample needs a number of images: give num or labels")
         return found

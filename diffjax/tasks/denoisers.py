@@ -24,7 +24,7 @@ from diffjax.conditions.none import Unconditional
 from diffjax.data.images import to_uint8
 from diffjax.display.images import save_film, save_grid
 from diffjax.errors import UserError
-from diffjax.generate import Draw, generate, make_draw, times_of
+from diffjax.generate import UNGUIDED, Draw, generate, make_draw, times_of
 from diffjax.guidance.base import are_scales
 from diffjax.guidance.plan import Away, Guidance
 from diffjax.models.backbone import Backbone
@@ -143,35 +143,47 @@ class DenoiserTask(Task):
         batch: Mapping[str, Array],
     ) -> Mapping[str, Array]:  # fmt: skip
         """The batch with x0 in place of its images; `params` are data of a compiled step."""
-        stage = _stage(components, params)
+        stage = None
+        if self.space.needs_autoencoder:
+            stage = _stage(components[AUTOENCODER].model, params[AUTOENCODER])
         return {**batch, "image": self.space.encode(keys, batch["image"], stage)}
 
     def decoder(self, components: Mapping[str, Component], batch_size: int) -> Decode:
         """A function from x0 to images, in batches."""
         if not self.space.needs_autoencoder:
             return lambda x0: x0
-        params = {AUTOENCODER: components[AUTOENCODER].params}
+        stage = components[AUTOENCODER]
+        decode = decoding(self.space, stage.model)
+        return lambda x0: in_batches(
+            lambda rows: decode(stage.params, jnp.asarray(rows)), x0, batch_size
+        )
 
-        @jax.jit
-        def decode(params: Mapping[str, Params], x0: Latent) -> Images:
-            return self.space.decode(x0, _stage(components, params))
-
-        return lambda x0: in_batches(lambda rows: decode(params, rows), x0, batch_size)
+    def drawn(
+        self, draw: Draw, components: Mapping[str, Component], key: Key[Array, ""], num: int,
+        batch_size: int, times: Float[Array, "T"], cond: Cond, guidance: Guidance = UNGUIDED,
+    ) -> Samples:  # fmt: skip
+        """What `draw` makes of the components' weights (`generate`), decoded."""
+        params = components[DENOISER].params
+        x0, film = generate(draw, params, key, num, batch_size, times, cond, guidance)
+        decode = self.decoder(components, min(batch_size, num))
+        frames = decode(film.reshape(-1, *film.shape[2:]))
+        moments = frames.reshape(*film.shape[:2], *frames.shape[1:])
+        return Samples(jnp.clip(decode(x0), -1, 1), jnp.asarray(moments))
 
     def preview(self, folder: RunFolder, frozen: Mapping[str, Component], shown: Any) -> Preview:
         """Draws the same noise with the weights it is given; `shown` are Pictures."""
         sampler, num = shown.sampler, shown.num
         cond = self.condition.asked(shown.labels, num)
         draw = make_draw(self.model, self.process, sampler, self.shape, limit=self.space.limit)
-        decode = self.decoder(frozen, num)
 
         def picture(step: int, params: Params) -> None:
             own = params[DENOISER]
             times = times_of(self.process, own, shown.spacing or sampler.spacing, shown.steps)
+            components = {**frozen, DENOISER: Component(self.model, own)}
             key = jax.random.key(shown.seed)
-            x0, film = generate(draw, own, key, num, num, times, cond)
-            save_grid(folder.picture(step), to_uint8(decode(x0)))
-            save_film(folder.film, to_uint8(decoded_film(decode, film)))
+            images, film = self.drawn(draw, components, key, num, num, times, cond)
+            save_grid(folder.picture(step), to_uint8(np.asarray(images)))
+            save_film(folder.film, to_uint8(np.asarray(film)))
 
         return picture
 
@@ -187,10 +199,7 @@ class DenoiserTask(Task):
         draw = drawing(self.model, self.process, chosen, self.shape, limit=self.space.limit)
         params = components[DENOISER].params
         times = times_of(self.process, params, asked.spacing or chosen.spacing, asked.steps)
-        x0, film = generate(draw, params, key, num, asked.batch_size, times, cond, guidance)
-        decode = self.decoder(components, min(asked.batch_size, num))
-        images = jnp.clip(decode(x0), -1, 1)
-        return Samples(images, jnp.asarray(decoded_film(decode, film)))
+        return self.drawn(draw, components, key, num, asked.batch_size, times, cond, guidance)
 
     def guided(
         self, scale: Scales, cond: Cond, num: int, negative: Labels | None = None
@@ -216,18 +225,15 @@ class DenoiserTask(Task):
         return Guidance(Away(jnp.full(num, np.asarray(scale, np.float32)), unwanted))
 
 
-def decoded_film(decode: Decode, film: Float[np.ndarray, "F M h w c"]) -> np.ndarray:
-    """Each moment of a trajectory as images."""
-    frames = decode(film.reshape(-1, *film.shape[2:]))
-    return np.asarray(frames).reshape(*film.shape[:2], *frames.shape[1:])
+@functools.lru_cache(maxsize=16)
+def decoding(space: Space, model: nn.Module) -> Callable[[Params, Latent], Images]:
+    """A compiled (the autoencoder's params, x0) -> images; a second call compiles nothing."""
+    return jax.jit(lambda params, x0: space.decode(x0, _stage(model, params)))
 
 
-def _stage(components: Mapping[str, Component], params: Mapping[str, Params]) -> Autoencoder | None:
-    """The autoencoder among the components, with weights that are data."""
-    if AUTOENCODER not in components:
-        return None
-    model: Any = components[AUTOENCODER].model
-    variables = {"params": params[AUTOENCODER]}
+def _stage(model: Any, params: Params) -> Autoencoder:
+    """An autoencoder with weights that are data."""
+    variables = {"params": params}
     return Autoencoder(
         lambda images: model.apply(variables, images, method="encode"),
         lambda z: model.apply(variables, z, method="decode"),

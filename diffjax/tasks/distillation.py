@@ -29,6 +29,12 @@ from diffjax.weightings.truncated_snr import TruncatedSNR
 __all__ = ["Distillation"]
 
 Method = Literal["progressive", "consistency_distillation", "consistency_training"]
+# The options that a method has, of those that not all have.
+OPTIONS: dict[Method, tuple[str, ...]] = {
+    "progressive": ("weighting",),
+    "consistency_distillation": ("intervals", "times", "solver"),
+    "consistency_training": ("intervals", "times"),
+}
 TEACHER = "teacher"
 
 
@@ -39,7 +45,8 @@ class Distillation(DenoiserTask):
     method: progressive distillation in student_steps steps, with `weighting`; consistency
     distillation, whose path is cut into `intervals` that `solver` crosses; or consistency training,
     which follows no teacher. `times` says how often each interval comes. Schedule, target and
-    condition are the teacher's, and a learnt schedule is not learnt further.
+    condition are the teacher's, and a learnt schedule is not learnt further. Raises UserError for
+    an option of another method.
     """
 
     teacher: Source
@@ -58,6 +65,17 @@ class Distillation(DenoiserTask):
     }
 
     training_only: ClassVar[tuple[str, ...]] = (TEACHER,)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        others = {option for options in OPTIONS.values() for option in options}
+        for field in dataclasses.fields(self):
+            if field.name in others - {*OPTIONS[self.method]} and (
+                getattr(self, field.name) != field.default
+            ):
+                raise UserError(
+                    f"method {self.method} knows no {field.name}: leave it out", option=field.name
+                )
 
     @property
     def consistent(self) -> bool:

@@ -31,7 +31,7 @@ Game = Literal["non_saturating", "hinge"]
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
 BATCH = 50  # latents at a time: more are no faster
 Latents = Float[Array, "N L"]
-Draw = Callable[[Params, Latents], Float[np.ndarray, "N H W C"]]
+Draw = Callable[[Params, Latents, int], Float[np.ndarray, "N H W C"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +90,9 @@ class GAN(Task):
         draw = drawing(self.model)
 
         def picture(step: int, params: Params) -> None:
-            save_grid(folder.picture(step), to_uint8(draw(params[GENERATOR], z)))
-            frames = to_uint8(draw(params[GENERATOR], walk.reshape(-1, self.model.latent)))
+            save_grid(folder.picture(step), to_uint8(draw(params[GENERATOR], z, BATCH)))
+            steps = walk.reshape(-1, self.model.latent)
+            frames = to_uint8(draw(params[GENERATOR], steps, BATCH))
             save_film(folder.film, frames.reshape(*walk.shape[:2], *frames.shape[1:]))
 
         return picture
@@ -101,10 +102,12 @@ class GAN(Task):
     ) -> Samples:
         """Images in one step, and no trajectory. Raises UserError for any option but a number."""
         for option in ("labels", "steps", "sampler", "spacing", "guidance", "negative"):
-            if getattr(asked, option) != getattr(Asked(), option):
+            # Some may be arrays.
+            if not np.array_equal(getattr(asked, option), getattr(Asked(), option)):
                 raise UserError(f"a GAN draws in one step and knows no {option}: leave it out")
         z = latents(self.model, key, asked.count)
-        images = jnp.asarray(drawing(self.model)(components[GENERATOR].params, z))
+        batch_size = min(asked.batch_size, len(z))
+        images = jnp.asarray(drawing(self.model)(components[GENERATOR].params, z, batch_size))
         return Samples(images, images[None])
 
 
@@ -115,13 +118,16 @@ def latents(model: Any, key: Key[Array, ""], num: int) -> Latents:
 
 @functools.lru_cache(maxsize=8)
 def drawing(model: Any) -> Draw:
-    """A compiled (the generator's params, latents) -> images, in batches of one shape."""
+    """A compiled (the generator's params, latents, batch_size) -> images."""
 
     @jax.jit
     def generate(params: Params, z: Latents) -> Images:
         return model.apply({"params": {GENERATOR: params}}, z, method="generate")
 
-    return lambda params, z: in_batches(lambda rows: generate(params, rows), np.asarray(z), BATCH)
+    def draw(params: Params, z: Latents, batch_size: int) -> Float[np.ndarray, "N H W C"]:
+        return in_batches(lambda rows: generate(params, rows), np.asarray(z), batch_size)
+
+    return draw
 
 
 def between(z: Latents, frames: int) -> Float[Array, "F N L"]:

@@ -20,7 +20,7 @@ from diffjax.editing.image_to_image import SDEdit
 from diffjax.editing.inpainting import Repaint
 from diffjax.editing.interpolation import FromNoise, invert, slerp
 from diffjax.editing.pictures import PARTS, read_mask, read_pictures
-from diffjax.editing.posterior import DPS, Coarse, Grey
+from diffjax.editing.posterior import DPS, Coarse, Grey, Measurement
 from diffjax.errors import UserError
 from diffjax.generate import Draw
 from diffjax.guidance.thresholds import clip_x0
@@ -188,20 +188,33 @@ def read(run: Run[DenoiserTask]) -> Editing | Walk | None:
     if INIT.value is None:
         raise UserError(f"--task={TASK.value} needs images: pass --init=FILE or a folder")
     form = run.task.image_shape
+    measurement = _measurement(TASK.value, form)
     # Images of the coarse size are what is measured, to the pixel.
-    coarse = Coarse(**_given(factor=FACTOR)).factor if TASK.value == "super_resolution" else 1
+    coarse = measurement.factor if isinstance(measurement, Coarse) else 1
     pictures = read_pictures(INIT.value, form, coarse)
     if TASK.value == "interpolate":
         if len(pictures) < 2:
             raise UserError(f"--init={INIT.value} has one image: interpolate between two or more")
         return Walk(pictures, _classes(run, pictures))
-    edit, degraded = _edit(TASK.value, pictures, form)
+    edit, degraded = _edit(TASK.value, pictures, form, measurement)
     edit(DDIM(), np.zeros(1, np.int64))
     return Editing(pictures, _classes(run, pictures), edit, degraded)
 
 
+def _measurement(task: str, form: tuple[int, int, int]) -> Measurement | None:
+    """What is known of an image in place of it. Raises UserError where it is not for the form."""
+    if task not in ("colourise", "super_resolution"):
+        return None
+    found: Measurement = Grey() if task == "colourise" else Coarse(**_given(factor=FACTOR))
+    found.check(form)
+    return found
+
+
 def _edit(
-    task: str, pictures: Float32[np.ndarray, "P H W C"], form: tuple[int, int, int]
+    task: str,
+    pictures: Float32[np.ndarray, "P H W C"],
+    form: tuple[int, int, int],
+    measurement: Measurement | None,
 ) -> tuple[Callable[[Sampler, Int[np.ndarray, "N"]], Edit], Float32[np.ndarray, "P H W C"] | None]:
     """`edit` and `degraded` of the Editing, as the flags would have them."""
     match task:
@@ -219,8 +232,7 @@ def _edit(
         case "img2img":
             strength = _given(strength=STRENGTH)
             return lambda sampler, of: SDEdit(sampler, jnp.asarray(pictures[of]), **strength), None
-    measurement = Grey() if task == "colourise" else Coarse(**_given(factor=FACTOR))
-    measurement.check(form)
+    assert measurement is not None
     measured = measurement.measure(jnp.asarray(pictures))
     zeta = _given(zeta=ZETA)
     shown = np.asarray(measurement.shown(measured))

@@ -117,7 +117,7 @@ def test_the_null_token_leaves_attention_something_to_look_at():
         (lambda: Label(3).asked([3], 1), "choose from 0 to 2"),
         (lambda: Label(3).asked([-1], 1), "choose from 0 to 2"),
         (lambda: Label(3).asked([0.5], 1), "choose from 0 to 2"),
-        (lambda: Label(3).asked([], 1), "no label is given"),
+        (lambda: Label(3).asked([], 1), "give a list of one or more"),
         (lambda: Unconditional().asked([1], 1), "takes no condition"),
         (lambda: Vector(3).asked(None, 1), "3 numbers per image"),
         (lambda: Vector(3).asked(np.ones((1, 4)), 1), r"this run takes \(3,\)"),

@@ -208,7 +208,9 @@ WRONG = {
     "no step": ("{trained}", "--student_steps=0", "range [1, "),
     "not half": ("{student}", "--student_steps=3", "draws in 4, so choose 2"),
     "more steps than half": ("{trained}", "--student_steps=501", "choose 1 to 500"),
-    "a flag of another method": ("{trained}", "--intervals=3", "knows no --intervals"),
+    "a flag of another method": (
+        "{trained}", "--intervals=3", "knows no intervals: leave it out (--intervals)"
+    ),
     "a noisy solver": (
         "{trained}", "--method=consistency_distillation --solver=ddpm", "draws noise"
     ),

@@ -158,6 +158,16 @@ def test_a_preview_is_written(name, tmp_path):
             "draws no images",
         ),
         (lambda: Classification(model=NET, image_shape=FORM), "is no classifier"),
+        (
+            lambda: dataclasses.replace(TASKS["distillation"], intervals=3),
+            "progressive knows no intervals",
+        ),
+        (
+            lambda: Distillation(
+                **DENOISER, teacher=TEACHER, method="consistency_training", solver=DDIM(eta=0.5)
+            ),
+            "consistency_training knows no solver",
+        ),
         (lambda: Diffusion.from_dict({"mode": "x"}), "has no mode"),
         (lambda: Diffusion.from_dict({"target": "v"}), "cannot be made of these fields"),
         (lambda: RunConfig.from_dict({"experiment": "ddpm"}), "another version of diffjax"),
@@ -216,6 +226,8 @@ def test_sources_are_named_by_their_weights(tmp_path):
     source = runs.source_of(tmp_path, "denoiser")
     found = runs.load_source(source)
     assert (found.source, found.trained) == (source, False)
+    with pytest.raises(UserError, match="holds a denoiser alone, and no autoencoder"):
+        runs.source_of(tmp_path, "autoencoder")
     save_unet2d(model, jax.tree.map(lambda leaf: leaf + 1, params), tmp_path)
     with pytest.raises(UserError, match="has other weights"):
         runs.load_source(source)
@@ -226,5 +238,9 @@ def test_a_gan_draws_in_one_step():
     components = runs.trained_components(task, task.init(jax.random.key(0), {}))
     images = task.sample(components, jax.random.key(1), Asked(num=5)).images
     assert images.shape == (5, *FORM)
+    cut = task.sample(components, jax.random.key(1), Asked(num=5, batch_size=2)).images
+    np.testing.assert_allclose(cut, images, atol=1e-6)
     with pytest.raises(UserError, match="knows no sampler"):
         task.sample(components, jax.random.key(1), Asked(num=5, sampler=DDIM()))
+    with pytest.raises(UserError, match="knows no labels"):
+        task.sample(components, jax.random.key(1), Asked(labels=np.arange(3)))

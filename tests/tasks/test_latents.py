@@ -40,7 +40,11 @@ class Stage(nn.Module):
         return mean, jnp.full_like(mean, -60.0)
 
     def decode(self, z):
+        DECODED.append(1)
         return repeat_pixels(z / self.gain)
+
+
+DECODED = []  # one entry per trace
 
 
 def components(gain=3.0):
@@ -83,6 +87,9 @@ def test_images_are_drawn_in_latents_and_decoded():
     np.testing.assert_array_equal(images, repeat_pixels(average_pixels(images)))
     np.testing.assert_array_equal(jnp.clip(film[-1], -1, 1), images[:2])
     assert np.abs(film[0]).max() > 1
+    DECODED.clear()
+    TASK.sample(whole, jax.random.key(2), Asked(num=3, steps=2, batch_size=2))
+    assert not DECODED, "a second draw compiles nothing"
 
 
 def test_a_bound_of_latents_is_refused():
