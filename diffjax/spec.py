@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import math
 import pkgutil
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -162,11 +163,19 @@ def _checked(name: str, cls: type, options: Mapping[str, Any]) -> dict[str, Any]
         try:
             if isinstance(value, bool) and hints[option] in (int, float):
                 raise typeguard.TypeCheckError("Python takes True for 1, people do not")
+            if not _finite(value):
+                raise typeguard.TypeCheckError("no option is infinite")
             typeguard.check_type(value, hints[option], collection_check_strategy=every)
         except typeguard.TypeCheckError as error:
-            wanted = inspect.formatannotation(hints[option])
+            wanted = "finite " * (not _finite(value)) + inspect.formatannotation(hints[option])
             raise UserError(f"{name}({option}={value!r}): {option} is a {wanted}") from error
     return {o: float(v) if hints[o] is float else v for o, v in options.items()}
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _closest(word: str, legal: Iterable[str]) -> str:

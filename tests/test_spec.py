@@ -60,6 +60,7 @@ def test_every_name_is_found_by_itself(package):
         ("ddim(eta=1)(2)", "write name or name"),
         ("ddim(etta=1)", r"no option 'etta' \(did you mean 'eta'\?\); its options: eta"),
         ("ddim(eta='a')", "eta is a float"),
+        ("ddim(eta=1e999)", "eta is a finite float"),
         ("ddim(eta=True)", "eta"),
         ("base", "no 'base' in samplers"),
         ("os.system", "write name or name"),

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 from PIL import Image, ImageOps
 
+from diffjax.arrays import read_npy, read_npz
 from diffjax.data import images
 from diffjax.data.bad import BadRecord
 from diffjax.data.folder import SUFFIXES
@@ -15,6 +16,7 @@ from diffjax.data.images import to_uint8
 from diffjax.errors import UserError
 
 ARRAYS = (".npy", ".npz")
+MOST_BYTES = 2**28  # of an array: 64 images of 1024x1024 in colour and more
 MOST = 64  # what is edited at once: more would be a mistake in the folder's name
 Part = Callable[[int, int], Bool[np.ndarray, "H W"]]
 
@@ -86,15 +88,12 @@ def _decoded(file: pathlib.Path, read: Callable[[Image.Image], np.ndarray]) -> n
 
 def _array(file: pathlib.Path) -> np.ndarray:
     """The array in a file: of several in a .npz, that named `images`."""
-    try:
-        held = np.load(file, allow_pickle=False)
-        if isinstance(held, np.ndarray):
-            return held
-        with held:
-            names = held.files
-            return held["images" if "images" in names else names[0]]
-    except Exception as error:  # what NumPy raises depends on where a file is damaged
-        raise UserError(f"cannot read array {str(file)!r} ({images.reason(error)})") from error
+    if file.suffix.lower() == ".npy":
+        return read_npy(file, MOST_BYTES)
+    held = read_npz(file, MOST_BYTES)
+    if not held:
+        raise UserError(f"{str(file)!r} holds no array: give another")
+    return held.get("images", next(iter(held.values())))
 
 
 def _bytes(pixels: np.ndarray, name: str) -> UInt8[np.ndarray, "N H W C"]:

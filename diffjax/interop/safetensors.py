@@ -32,13 +32,17 @@ def read(path: Path, unused: str = "") -> dict[str, np.ndarray]:
     if not index.is_file():
         return _read_one(path, unused)
     table = read_json(index).get("weight_map")
-    shards = set(table.values()) if isinstance(table, dict) else set()
-    if not shards or not all(isinstance(s, str) and s == Path(s).name for s in shards):
+    shards = list(table.values()) if isinstance(table, dict) else []
+    if not shards or not all(map(_is_name, shards)):
         raise UserError(f"{index}: its weight_map must name files beside it")
     tensors: dict[str, np.ndarray] = {}
-    for shard in sorted(shards):
+    for shard in sorted(set(shards)):
         tensors |= _read_one(path.with_name(shard), unused)
     return tensors
+
+
+def _is_name(shard: object) -> bool:
+    return isinstance(shard, str) and "\0" not in shard and shard == Path(shard).name != ""
 
 
 def _read_one(path: Path, unused: str) -> dict[str, np.ndarray]:
@@ -46,7 +50,7 @@ def _read_one(path: Path, unused: str) -> dict[str, np.ndarray]:
         raw = deserialize(path.read_bytes())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except SafetensorError as error:
+    except (SafetensorError, MemoryError) as error:
         raise UserError(f"{path} is damaged ({error}): copy or download it again") from error
     tensors = {}
     for name, entry in raw:

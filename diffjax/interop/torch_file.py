@@ -1,7 +1,6 @@
 """The weights and statistics of a torch network, from a file that holds no code."""
 
 import re
-import zipfile
 from pathlib import Path
 
 import jax
@@ -10,11 +9,13 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
+from diffjax.arrays import read_npz
 from diffjax.errors import UserError
 from diffjax.interop import safetensors
 from diffjax.interop.torch_names import LEAVES, check_names, transpose
 from diffjax.typing import Params
 
+MOST = 2**28  # bytes: more than the largest network here has as 64-bit floats
 COUNTERS = r".*\.num_batches_tracked"  # which batch norms keep of their training
 
 
@@ -30,12 +31,7 @@ def read(path: Path, unused: str) -> dict[str, np.ndarray]:
             f"{path} is neither .safetensors nor .npz; torch's own files are Python pickles, which "
             "can run code: numpy.savez('weights.npz', **torch.load('weights.pth')) converts one"
         )
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            names = [name for name in file.files if not re.fullmatch(unused, name)]
-            tensors = {name: file[name] for name in names}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"cannot read {path} ({error}): copy or download it again") from error
+    tensors = read_npz(path, MOST, lambda name: not re.fullmatch(unused, name))
     for name, value in tensors.items():
         if value.dtype.kind != "f":
             raise UserError(f"{path}: {name} holds {value.dtype}, not floats")
@@ -48,6 +44,7 @@ def load_variables(path: Path, model: nn.Module, size: int, unused: str) -> Para
     The model's parts have torch's names. `unused` is a pattern of names that the file may have
     besides. Raises UserError as `read` does, and for tensors of another network.
     """
+    path = path.expanduser()
     tensors = read(path, f"{COUNTERS}|{unused}")
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     shapes = traverse_util.flatten_dict(jax.eval_shape(model.init, jax.random.key(0), images))

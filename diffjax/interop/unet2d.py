@@ -46,7 +46,7 @@ def load_unet2d(folder: str | os.PathLike[str]) -> tuple[UNet, Params]:
     UserError, naming it, for what is missing, damaged, unknown, of the wrong shape, or an
     option that UNet does not support.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if not (folder / CONFIG).is_file() and (folder / "unet" / CONFIG).is_file():
         raise UserError(f"{folder} is a whole pipeline: load {folder / 'unet'}")
     model = _read_config(folder / CONFIG)
@@ -86,7 +86,7 @@ def save_unet2d(model: UNet, params: Params, folder: str | os.PathLike[str]) -> 
     Files of the same names are replaced, each whole or not at all. Raises UserError for params that
     are not this model's, a folder that cannot be written, and one with weights in several files.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if (folder / f"{WEIGHTS}.index.json").exists():
         raise UserError(f"{folder} holds a model in several files: choose another folder")
     flat = traverse_util.flatten_dict(params)

@@ -1,11 +1,18 @@
 """Files of torch's tensors: what of them is read, and which are refused."""
 
+import io
+import json
+import struct
+import tracemalloc
+import zipfile
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
 from safetensors.numpy import save_file
 
+from diffjax.arrays import read_npy, read_npz
 from diffjax.errors import UserError
 from diffjax.interop.torch_file import load_variables
 
@@ -74,6 +81,96 @@ def test_tensors_of_another_network(tmp_path):
     ):
         np.savez(tmp_path / "a.npz", **tensors)
         refused(tmp_path / "a.npz", message)
+
+
+def member(name="a.npy", content=b"", **change):
+    """A .npz file of one member, with fields of its entries overwritten."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+    whole = bytearray(file.getvalue())
+    for entry, offsets in (
+        (b"PK\3\4", {"flag": 6, "method": 8}),
+        (b"PK\1\2", {"flag": 8, "method": 10}),
+    ):
+        for what, value in change.items():
+            at = whole.index(entry) + offsets[what]
+            whole[at : at + 2] = struct.pack("<H", value)
+    return bytes(whole)
+
+
+def npy(shape, content=b""):
+    file = io.BytesIO()
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue() + content
+
+
+def safetensors(header, content=b""):
+    return struct.pack("<Q", len(header)) + header + content
+
+
+MEMBER, FIRST = member(content=npy((64,), bytes(256))), 30 + len("a.npy")
+HUGE = b'{"a":{"dtype":"F32","shape":[1000000000000000],"data_offsets":[0,4000000000000000]}}'
+FOREIGN = {
+    "no npy": ("a.npz", member(content=b"none"), "magic string"),
+    "no suffix": ("a.npz", member("a.txt"), "a.txt is no .npy"),
+    "corrupt deflate": (
+        "a.npz",
+        MEMBER[:FIRST] + b"\xff" * 8 + MEMBER[FIRST + 8 :],
+        "invalid block type",
+    ),
+    "encrypted": ("a.npz", member(content=npy((1,), bytes(4)), flag=1), "encrypted"),
+    "unknown compression": ("a.npz", member(content=npy((1,), bytes(4)), method=99), "compression"),
+    "a shape of petabytes": (
+        "a.npz",
+        member(content=npy((10**15,))),
+        "asks for 4,000,000,000,000,000",
+    ),
+    "objects": ("a.npz", member(content=npy((1,)).replace(b"'<f4'", b"'|O' ")), "Python objects"),
+    "version 3": ("a.npz", member(content=b"\x93NUMPY\3\0" + bytes(8)), "version"),
+    "a header of petabytes": ("a.safetensors", struct.pack("<Q", 4 * 10**15) + b"{}", "damaged"),
+    "a tensor of petabytes": ("a.safetensors", safetensors(HUGE), "damaged"),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_what_others_may_have_written(tmp_path, case):
+    name, content, message = FOREIGN[case]
+    (tmp_path / name).write_bytes(content)
+    refused(tmp_path / name, message)
+
+
+def test_a_small_file_may_not_hold_much(tmp_path):
+    """A megabyte that holds 800 of them: refused before they are there."""
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for i in range(2):
+            with archive.open(f"{i}.npy", "w") as file:
+                file.write(npy((10**8,)))
+                for _ in range(400):
+                    file.write(bytes(10**6))
+    assert (tmp_path / "a.npz").stat().st_size < 10**6
+    tracemalloc.start()
+    refused(tmp_path / "a.npz", "and 268,435,456 are the most")
+    assert tracemalloc.get_traced_memory()[1] < 10**8
+    tracemalloc.stop()
+
+
+def test_arrays_by_column(tmp_path):
+    array = np.asfortranarray(np.arange(12.0).reshape(3, 4))
+    np.save(tmp_path / "a.npy", array)
+    np.testing.assert_array_equal(read_npy(tmp_path / "a.npy", 10**3), array)
+    np.savez(tmp_path / "a.npz", a=array, b=np.float32(3), c=np.zeros((0, 2)))
+    found = read_npz(tmp_path / "a.npz", 10**3)
+    np.testing.assert_array_equal(found["a"], array)
+    assert (found["b"].shape, found["c"].shape) == ((), (0, 2))
+
+
+@pytest.mark.parametrize("shard", [[], "", "a\0b", "../a.safetensors", {}])
+def test_an_index_of_no_names(tmp_path, shard):
+    (tmp_path / "a.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+    with pytest.raises(UserError, match="must name files beside it"):
+        load(tmp_path / "a.safetensors")
 
 
 def test_files_that_cannot_be_read(tmp_path):
