@@ -74,6 +74,10 @@ class Schedule(abc.ABC):
         ends = jnp.zeros_like(sigma_ve), jnp.ones_like(sigma_ve)
         return lax.stop_gradient(lax.fori_loop(0, 29, halve, ends)[1])
 
+    def apart(self, params: Params) -> tuple[Params, Params]:
+        """What is learnt, twice: a gradient goes to its ends alone, and to all but its ends."""
+        return lax.stop_gradient(params), params
+
     def init(self, key: Key[Array, ""]) -> Params | None:
         """What is learnt, before it is: it goes under "schedule" into what `bind` reads.
 

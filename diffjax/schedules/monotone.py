@@ -13,6 +13,9 @@ from diffjax.typing import Params
 __all__ = ["Monotone"]
 
 
+ENDS = ("log_snr_max", "log_range")
+
+
 @dataclasses.dataclass(frozen=True)
 class Monotone(Schedule):
     """-log_snr = l1(t) + l3(sigmoid(l2(l1(t)))), stretched to its ends.
@@ -54,6 +57,11 @@ class Monotone(Schedule):
             "bias": -l2 * jax.random.uniform(places, (self.width,)),
             "l3": jnp.zeros(self.width),
         }
+
+    def apart(self, params: Params) -> tuple[Params, Params]:
+        held = jax.lax.stop_gradient(params)
+        ends = {name: params[name] for name in ENDS}
+        return {**held, **ends}, {**params, **{name: held[name] for name in ENDS}}
 
     def bind(self, params: Params) -> "Monotone":
         """A copy that follows params["schedule"]; itself, where that was never learnt."""
