@@ -25,5 +25,5 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[pathlib.Path], ob
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes the text in UTF-8, whole or not at all. Raises OSError."""
-    write_whole(path, lambda part: part.write_text(text, "utf-8"))
+    """Writes the text in UTF-8, whole or not at all; a name's other bytes stay. Raises OSError."""
+    write_whole(path, lambda part: part.write_text(text, "utf-8", errors="surrogateescape"))

@@ -16,6 +16,7 @@ import diffjax.data
 import diffjax.tasks
 from diffjax import spec
 from diffjax.checksum import checksum
+from diffjax.conditions.none import Unconditional
 from diffjax.data import Records
 from diffjax.errors import UserError
 from diffjax.guidance.plan import Guidance
@@ -69,6 +70,19 @@ class RunConfig(Generic[T]):
         """What JSON can hold."""
         training = dataclasses.asdict(self.training)
         return {"task": self.task.name, "config": self.task.to_dict(), "training": training}
+
+    def open(
+        self, split: diffjax.data.Split, data_dir: str | None = None, max_bad_records: int = 0
+    ) -> Records:
+        """As `Training.open`. Raises UserError where the classes are no longer those of the run."""
+        records = self.training.open(split, data_dir, max_bad_records)
+        condition = getattr(self.task, "condition", Unconditional())
+        if not condition.fits(records.class_names):
+            raise UserError(
+                f"the run knows the classes {', '.join(condition.names)}, and its data set "
+                f"{self.training.dataset} has {', '.join(records.class_names)} now: put them back"
+            )
+        return records
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "RunConfig[Any]":
@@ -149,7 +163,7 @@ class Run(Generic[T]):
 
     def open(self, split: diffjax.data.Split, data_dir: str | None = None) -> Records:
         """The images of a split of the run's data set. Raises UserError where it is not there."""
-        return self.config.training.open(split, data_dir)
+        return self.config.open(split, data_dir)
 
 
 def open_run(folder: str | os.PathLike[str]) -> tuple[RunFolder, RunConfig[Any]]:

@@ -167,11 +167,25 @@ def take_up(setup: Setup, checkpoints: Checkpoints, returns: int) -> Session:
         session.window, session.in_row = position["window"], position["in_row"]
         session.returns = max(returns, position["returns"])
         session.digest = position["digest"]
-        for line in checkpoints.skipped:
-            setup.conduct.say(line)
+        lines = [*checkpoints.skipped, *changes(setup, position)]
         steps = setup.conduct.plan.steps
-        setup.conduct.say(f"going on from step {int(session.state.step)} of {steps}")
+        for line in (*lines, f"going on from step {int(session.state.step)} of {steps}"):
+            setup.conduct.say(line)
     return session
+
+
+def changes(setup: Setup, position: Mapping[str, Any]) -> Iterator[str]:
+    """What is no longer as it was when the checkpoint was saved, and makes other weights."""
+    steps, images = setup.conduct.plan.steps, len(setup.records)
+    planned, had = position.get("steps", steps), position.get("images", images)
+    if planned != steps and setup.optimizer is None:
+        yield (
+            f"the run was planned for {planned} steps and now for {steps}: its rate follows the "
+            "cosine of the new length from here, so the weights will not be those of a run of "
+            f"{steps} steps from the start"
+        )
+    if had != images:
+        yield f"the data set had {had:,} images and has {images:,} now: the order is another"
 
 
 def train_on(
@@ -200,6 +214,8 @@ def train_on(
             "in_row": guard.in_row,
             "returns": session.returns,
             "digest": log.digest(),
+            "steps": conduct.plan.steps,
+            "images": len(setup.records),
         }
         checkpoints.save(step, state, position)
 

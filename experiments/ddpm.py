@@ -68,9 +68,11 @@ OFFSET_NOISE = kinds.define_number(
 HUBER = kinds.define_number(
     "huber", 0.0, "the error of the target above which it counts linearly; 0 is never"
 )
-NUM_CLASSES = kinds.define_integer(
-    "num_classes", None, "classes that the network is told of; by default as --model has it", 1
-)
+NUM_CLASSES = kinds.define_count(
+    "num_classes", 0,
+    f"classes that the network is told of; {kinds.DATA} is those of --dataset, 0 is as --model has "
+    "them",
+)  # fmt: skip
 COND_DROP = kinds.define_number(
     "cond_drop", 0.0, "how often a class is hidden from the network, so that it can be guided"
 )
@@ -184,8 +186,8 @@ def fitted_model(records: Records) -> Backbone:
         "in_channels": channels,
         "out_channels": out_channels,
     }
-    if NUM_CLASSES.value:
-        defaults["num_class_embeds"] = NUM_CLASSES.value
+    if classes := asked_classes(records):
+        defaults["num_class_embeds"] = classes
     if COURSE_COMPAT.value:
         defaults["time_scale"] = schedule_steps()
     model = spec.build(MODEL.value, diffjax.models, defaults)
@@ -201,19 +203,32 @@ def fitted_model(records: Records) -> Backbone:
     return model
 
 
+def asked_classes(records: Records) -> int | None:
+    """How many classes --num_classes asks for. Raises UserError where the data have none."""
+    if NUM_CLASSES.value != kinds.DATA:
+        return NUM_CLASSES.value or None
+    if records.num_classes is None:
+        raise UserError(
+            f"--num_classes={kinds.DATA}, and {learning.DATASET.value} has no classes: "
+            "pass --num_classes=0"
+        )
+    return records.num_classes
+
+
 def condition_of(model: Backbone, records: Records) -> Condition:
     """What the network is told. Raises UserError where the flags or the data say otherwise."""
     condition = model.takes(COND_DROP.value, typing.cast(Mask, COND_MASK.value))
-    classes = condition.classes
-    if NUM_CLASSES.value not in (None, classes):
+    classes, asked = condition.classes, asked_classes(records)
+    if asked not in (None, classes):
         raise UserError(
-            f"--num_classes={NUM_CLASSES.value}, and --model takes {classes or 'no'} classes: "
-            "leave one of the two out"
+            f"--num_classes={NUM_CLASSES.value} asks for {asked}, and --model takes "
+            f"{classes or 'no'} classes: leave one of the two out"
         )
     if classes and classes != records.num_classes:
         raise UserError(
             f"--model has num_class_embeds={classes}, but {learning.DATASET.value} has "
-            f"{records.num_classes or 'no'} classes: give it that number, or leave it out"
+            f"{records.num_classes or 'no'} classes: leave it out, and pass "
+            f"--num_classes={kinds.DATA if records.num_classes else 0}"
         )
     for key in condition.batch_keys:
         if key != "label" and key not in records[0]:
@@ -221,7 +236,7 @@ def condition_of(model: Backbone, records: Records) -> Condition:
                 f"--model={MODEL.value} is conditioned on a {key} per image, and "
                 f"{learning.DATASET.value} has none: give it num_class_embeds"
             )
-    return condition
+    return condition.named(records.class_names)
 
 
 def _check_course(model: Backbone) -> None:

@@ -86,6 +86,11 @@ def check_fit(teacher: DenoiserTask, records: Records) -> None:
             f"--teacher={TEACHER.value} knows {classes} classes, --dataset={dataset} "
             f"has {records.num_classes or 'none'}: give the teacher's --dataset"
         )
+    if not teacher.condition.fits(records.class_names):
+        raise UserError(
+            f"--teacher={TEACHER.value} knows the classes {', '.join(teacher.condition.names)}, "
+            f"--dataset={dataset} has {', '.join(records.class_names)}: give the teacher's"
+        )
     if teacher.consistent:
         raise UserError(
             f"--teacher={TEACHER.value} is a consistency model, which has no path to follow: "

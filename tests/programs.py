@@ -17,6 +17,7 @@ TINY = (
 RUN_FLAGS = (
     f"--flagfile={ROOT}/experiments/flagfiles/ddpm_fashion_mnist.flags",
     TINY,
+    "--num_classes=0",
     "--batch_size=8",
     "--log_every=2",
     "--checkpoint_every=2",

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from diffjax.randomness import fold_in
 from diffjax.typing import Cond, Keys
 
 Mask = Literal["sample", "element"]
+Self = TypeVar("Self", bound="Condition")
 DROPPED = 4  # folded into a sample's key: the draw that hides its condition
 
 
@@ -41,6 +42,19 @@ class Condition(abc.ABC):
     def classes(self) -> int | None:
         """The number of classes; None where the condition is no class."""
         return None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the classes are called; empty where they are not."""
+        return ()
+
+    def named(self: Self, names: Sequence[str]) -> Self:
+        """The condition with its classes called so; itself where it is no class."""
+        return self
+
+    def fits(self, names: Sequence[str]) -> bool:
+        """Whether data whose classes are called so have the same ones, as far as both are known."""
+        return not names or not self.names or tuple(names) == self.names
 
     @abc.abstractmethod
     def example(self, batch_size: int) -> Cond:
@@ -90,30 +104,6 @@ def in_turn(values: Sequence[Any] | np.ndarray, num: int) -> np.ndarray:
     if not rows.ndim or not len(rows):
         raise UserError(f"a list of conditions is needed, not {values!r}")
     return rows[np.arange(num) % len(rows)]
-
-
-def class_labels(values: Sequence[Any] | np.ndarray | None, classes: int, num: int) -> np.ndarray:
-    """`num` labels in turn, by default all classes. Raises UserError for a label out of range."""
-    if values is None:
-        return (np.arange(num) % classes).astype(np.int32)
-    if not np.ndim(values) or not len(values):
-        raise UserError(
-            f"{values!r} are no labels: give a list of one or more, or leave them out",
-            option="labels",
-        )
-    return in_turn([_label(value, classes) for value in values], num)
-
-
-def _label(value: Any, classes: int) -> np.int32:
-    if not str(value).strip().isdecimal() or int(value) >= classes:
-        raise UserError(f"{value!r} is no class: choose from 0 to {classes - 1}", option="labels")
-    return np.int32(value)
-
-
-def check_classes(name: str, num_classes: int) -> None:
-    """Raises UserError for fewer than one class."""
-    if num_classes < 1:
-        raise UserError(f"{name}(num_classes={num_classes}): there is at least one class")
 
 
 Labels = Int[Array, "B"]

@@ -2,36 +2,24 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from diffjax.conditions.base import Condition, Labels, check_classes, class_labels
+from diffjax.conditions.base import Labels
+from diffjax.conditions.classes import Classes
 
 __all__ = ["Label"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Label(Condition):
+class Label(Classes):
     """int32 labels from 0 to num_classes - 1, for a network with an embedding per class.
 
-    The null label is num_classes, so a network that is taught it has one embedding more. Raises
-    UserError for fewer than one class.
+    The null label is num_classes, so a network that is taught it has one embedding more.
     """
-
-    num_classes: int
-
-    batch_keys: ClassVar[tuple[str, ...]] = ("label",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_classes("label", self.num_classes)
-
-    @property
-    def classes(self) -> int:
-        return self.num_classes
 
     @property
     def embeddings(self) -> int:
@@ -45,7 +33,7 @@ class Label(Condition):
         return batch["label"]
 
     def asked(self, values: Sequence[Any] | np.ndarray | None, num: int) -> Labels:
-        return jnp.asarray(class_labels(values, self.num_classes, num))
+        return jnp.asarray(self.labels(values, num))
 
     def null(self, cond: Labels) -> Labels:
         return jnp.full_like(cond, self.num_classes)

@@ -2,14 +2,15 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from diffjax.conditions.base import Condition, Mask, check_classes, class_labels
+from diffjax.conditions.base import Mask
+from diffjax.conditions.classes import Classes
 from diffjax.conditions.vector import hide_elements
 from diffjax.typing import Keys
 
@@ -19,26 +20,14 @@ Numbers = Float[Array, "B K"]
 
 
 @dataclasses.dataclass(frozen=True)
-class OneHot(Condition):
+class OneHot(Classes):
     """A 1 at the class and zeros elsewhere; zeros alone stand for no class.
 
     mask: `sample` hides a sample's class, `element` each of its numbers by itself, as the course
     "Generative AI with Diffusion Models" does. For one-hot numbers both hide a class equally often.
-    Raises UserError for fewer than one class.
     """
 
-    num_classes: int
     mask: Mask = "sample"
-
-    batch_keys: ClassVar[tuple[str, ...]] = ("label",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_classes("one_hot", self.num_classes)
-
-    @property
-    def classes(self) -> int:
-        return self.num_classes
 
     def example(self, batch_size: int) -> Numbers:
         return jnp.zeros((batch_size, self.num_classes))
@@ -47,7 +36,7 @@ class OneHot(Condition):
         return jax.nn.one_hot(batch["label"], self.num_classes)
 
     def asked(self, values: Sequence[Any] | np.ndarray | None, num: int) -> Numbers:
-        return self.of_batch({"label": jnp.asarray(class_labels(values, self.num_classes, num))})
+        return self.of_batch({"label": jnp.asarray(self.labels(values, num))})
 
     def null(self, cond: Numbers) -> Numbers:
         return jnp.zeros_like(cond)

@@ -8,11 +8,13 @@ import dataclasses
 import os
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from diffjax.data import images
+from diffjax.data.contents import Contents
 from diffjax.errors import UserError
 
 Split = Literal["train", "test"]
@@ -42,6 +44,10 @@ class Records(Protocol):
     @property
     def class_names(self) -> tuple[str, ...]:
         """By label; empty where unknown."""
+
+    @property
+    def contents(self) -> Contents:
+        """What the whole data set holds, as far as it is known."""
 
     def __len__(self) -> int: ...
 
@@ -82,19 +88,28 @@ def local_folder(path: str, option: str) -> pathlib.Path:
     return folder
 
 
-def held_out(count: int, split: Split, where: str) -> np.ndarray:
-    """Indices of a split of `count` sorted records: every tenth is for testing, from the first.
+def split_up(labels: Sequence[int] | np.ndarray) -> dict[Split, np.ndarray]:
+    """The indices of each split of records with these labels, equal ones where there are none.
 
-    Raises UserError, which names the set as `where`, for a split without a record.
+    Of each class every tenth record is for testing, from the first; the only one of a class is for
+    training, or the class would be there and never learnt.
     """
-    test = np.arange(count) % HELD_OUT == 0
-    indices = np.flatnonzero(test if split == "test" else ~test)
-    if not indices.size:
+    labels = np.asarray(labels)
+    order = np.argsort(labels, kind="stable")
+    _, firsts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    place = np.arange(len(labels)) - np.repeat(firsts, sizes)
+    test = np.zeros(len(labels), bool)
+    test[order] = (place % HELD_OUT == 0) & (np.repeat(sizes, sizes) > 1)
+    return {"train": np.flatnonzero(~test), "test": np.flatnonzero(test)}
+
+
+def check_any(chosen: Sequence[Any] | np.ndarray, split: Split, count: int, where: str) -> None:
+    """Raises UserError, which names the set as `where`, for a split without a record."""
+    if not len(chosen):
         raise UserError(
             f"{where} has too few images ({count}) to leave one for the {split} split: "
-            f"one in {HELD_OUT} is held out for testing; add some"
+            f"one in {HELD_OUT} of a class is held out for testing; add some"
         )
-    return indices
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -106,6 +121,7 @@ class ArrayRecords:
     image_shape: tuple[int, int, int]
     num_classes: int
     class_names: tuple[str, ...] = ()
+    contents: Contents = Contents()  # noqa: RUF009 - frozen
 
     def __len__(self) -> int:
         return len(self.pixels)

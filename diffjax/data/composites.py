@@ -9,6 +9,7 @@ import diffjax.data
 from diffjax import spec
 from diffjax.data import images
 from diffjax.data.base import Dataset, Record, Records, Split
+from diffjax.data.contents import Contents
 from diffjax.data.skipping import Skipping
 from diffjax.errors import UserError
 
@@ -65,6 +66,10 @@ class _CompositeRecords:
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.things.class_names
+
+    @property
+    def contents(self) -> Contents:
+        return self.things.contents
 
     def __len__(self) -> int:
         return len(self.things)

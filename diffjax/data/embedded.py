@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 
 from diffjax.data import images
-from diffjax.data.base import ArrayRecords, Records, Split, held_out
+from diffjax.data.base import ArrayRecords, Records, Split, split_up
+from diffjax.data.contents import count_classes
 
 __all__ = ["Embedded"]
 
@@ -41,6 +42,8 @@ class Embedded:
         pixels = mosaic.transpose(0, 2, 1, 3).reshape(-1, SIDE, SIDE, 1)
         labels = np.frombuffer((folder / "fashion_mnist_5000.labels").read_bytes(), np.uint8)
         by_class = np.argsort(labels, kind="stable")
-        chosen = by_class[held_out(len(labels), split, "embedded")]
+        parts = {name: by_class[own] for name, own in split_up(labels[by_class]).items()}
+        chosen, count = parts[split], len(CLASS_NAMES)
+        contents = count_classes(labels[parts["train"]], labels[parts["test"]], count)
         shape = images.shape(pixels.shape[1:], image_size)
-        return ArrayRecords(pixels[chosen], labels[chosen], shape, len(CLASS_NAMES), CLASS_NAMES)
+        return ArrayRecords(pixels[chosen], labels[chosen], shape, count, CLASS_NAMES, contents)

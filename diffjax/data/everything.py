@@ -5,6 +5,7 @@ import dataclasses
 import diffjax.data
 from diffjax import spec
 from diffjax.data.base import Record, Records, Split
+from diffjax.data.contents import Contents
 
 __all__ = ["Everything"]
 
@@ -47,6 +48,13 @@ class Both:
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.first.class_names
+
+    @property
+    def contents(self) -> Contents:
+        """Nothing is held out of training."""
+        own = self.first.contents
+        trained = tuple(map(sum, zip(own.trained, own.held_out, strict=True)))
+        return Contents(trained, passed_over=own.passed_over)
 
     def __len__(self) -> int:
         return len(self.first) + len(self.second)

@@ -1,8 +1,10 @@
 """A folder of picture files."""
 
+import collections
 import dataclasses
 import os
 import pathlib
+import re
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +16,15 @@ from PIL import ExifTags, Image, ImageOps
 
 from diffjax.data import images
 from diffjax.data.bad import BadRecord, Tally
-from diffjax.data.base import Record, Records, Split, held_out, local_folder
+from diffjax.data.base import Record, Records, Split, check_any, local_folder, split_up
+from diffjax.data.contents import Contents, count_classes
 from diffjax.errors import UserError
 
 __all__ = ["Folder"]
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+# What a folder of the training and of the test split may be called, the first that is there.
+SPLIT_NAMES = (("train", "training"), ("test", "testing", "val", "valid", "validation"))
 DECODED_ON_OPEN = 1000
 
 
@@ -27,9 +32,10 @@ DECODED_ON_OPEN = 1000
 class Folder:
     """Pictures in `path`; where it has subfolders, each is a class, with all that lies in it.
 
-    Subfolders `train` and `test`, if there are both, are the splits and hold the classes; without
-    them every tenth picture is held out. Grey where all pictures are, else in colour. Names that
-    start with a dot are left out.
+    Classes are in natural order, `2` before `10`. Subfolders `train` and `test` (or `val`) are the
+    splits and hold the classes; without them every tenth picture of a class is held out. What a
+    picture is, its content says. Grey where all pictures are, else in colour. Names that start with
+    a dot are left out.
     """
 
     path: str
@@ -43,32 +49,43 @@ class Folder:
         root = local_folder(self.path, "path")
         if not os.path.isdir(root):
             raise UserError(f"no folder {str(root)!r}: folder(path=...) is one with images")
-        files = _find(root)
-        has_splits = (root / "train").is_dir() and (root / "test").is_dir()
-        if has_splits:
-            files = [file for file in files if file.parts[0] in ("train", "test")]
-            chosen = [file for file in files if file.parts[0] == split]
-            if not chosen:
-                raise UserError(f"no images in {str(root / split)!r}: put some there")
-        else:
-            where = repr(str(root))
-            chosen = [files[index] for index in held_out(len(files), split, where)]
-        class_names = _class_names(root, files, depth=int(has_splits))
-        labels = {name: np.int32(label) for label, name in enumerate(class_names)}
+        files, passed_over = _find(root)
+        splits = _split_folders(root, files)
+        depth = int(bool(splits))
+        if outside := [file for file in files if splits and file.parts[0] not in splits.values()]:
+            files = [file for file in files if file.parts[0] in splits.values()]
+            names = " and ".join(f"{name}/" for name in splits.values())
+            passed_over[f"outside {names}"] = len(outside)
+        class_names = _class_names(root, files, depth)
+        numbers = {name: label for label, name in enumerate(class_names)}
+        labels = np.asarray([numbers[f.parts[depth]] if numbers else 0 for f in files], np.int32)
+        parts = split_up(labels)
+        if len(splits) == 2:
+            own = np.asarray([file.parts[0] for file in files])
+            parts = {name: np.flatnonzero(own == folder) for name, folder in splits.items()}
+            if not len(parts[split]):
+                raise UserError(f"no images in {str(root / splits[split])!r}: put some there")
+        check_any(parts[split], split, len(files), repr(str(root)))
+        headers = _headers([root / file for file in files], max_bad_records)
+        if len(headers) < len(files):
+            passed_over["damaged"] = len(files) - len(headers)
+        contents = count_classes(labels[parts["train"]], labels[parts["test"]], len(class_names))
         return _FolderRecords(
-            [root / file for file in chosen],
-            [labels[file.parts[int(has_splits)]] for file in chosen] if labels else (),
-            _shape(_headers([root / file for file in files], max_bad_records), image_size),
+            [root / files[index] for index in parts[split]],
+            labels[parts[split]] if class_names else (),
+            _shape(headers, image_size),
             class_names,
+            dataclasses.replace(contents, passed_over=passed_over),
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class _FolderRecords:
     paths: Sequence[pathlib.Path]
-    labels: Sequence[np.int32]  # empty without classes
+    labels: Sequence[np.int32] | np.ndarray  # empty without classes
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
+    contents: Contents
 
     @property
     def num_classes(self) -> int | None:
@@ -84,28 +101,56 @@ class _FolderRecords:
             image.draft(None, (2 * max(height, width),) * 2)
             turned = ImageOps.exif_transpose(image)
             record: Record = {"image": images.from_image(turned, self.image_shape)}
-        if self.labels:
+        if len(self.labels):
             record["label"] = self.labels[index]
         return record
 
 
-def _find(root: pathlib.Path) -> list[pathlib.Path]:
-    """The picture files below `root`, relative to it, in the order of their names."""
+def _find(root: pathlib.Path) -> tuple[list[pathlib.Path], dict[str, int]]:
+    """The picture files below `root`, relative to it, by name; and what else is there."""
 
     def refuse(error: OSError) -> None:
         raise UserError(f"cannot read folder {error.filename!r}: {error.strerror}") from error
 
     inside = os.path.realpath(root)
-    found = []
+    found, passed_over = [], collections.Counter[str]()
     for folder, subfolders, names in os.walk(root, onerror=refuse):
+        passed_over["hidden"] += sum(name.startswith(".") for name in subfolders + names)
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        names = [name for name in names if name.lower().endswith(SUFFIXES) and name[0] != "."]
-        for name in subfolders + names:
+        for name in subfolders:
             _check_kind(pathlib.Path(folder, name), root, inside)
-        found += [pathlib.Path(folder, name).relative_to(root) for name in names]
+        for path in (pathlib.Path(folder, name) for name in names if not name.startswith(".")):
+            if path.suffix.lower() in SUFFIXES:
+                _check_kind(path, root, inside)
+            elif not _is_picture(path):
+                passed_over[f"{path.suffix or 'other'} files that hold no picture"] += 1
+                continue
+            found.append(path.relative_to(root))
     if not found:
         raise UserError(f"no images in {str(root)!r}: looked for {', '.join(SUFFIXES)}")
-    return sorted(found, key=lambda file: file.parts)
+    return sorted(found, key=lambda file: file.parts), dict(+passed_over)
+
+
+def _is_picture(path: pathlib.Path) -> bool:
+    """Whether a file of another name holds a picture. Links, pipes and the like are not opened."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    try:
+        with _picture(path):
+            return True
+    except UserError:
+        return False
+
+
+def _split_folders(root: pathlib.Path, files: list[pathlib.Path]) -> dict[Split, str]:
+    """The subfolders that are splits; the training split alone where nothing lies beside it."""
+    there = {path.name.lower(): path.name for path in sorted(root.iterdir()) if path.is_dir()}
+    train, test = (next((there[n] for n in names if n in there), None) for names in SPLIT_NAMES)
+    if train and test:
+        return {"train": train, "test": test}
+    if train and all(file.parts[0] == train and len(file.parts) > 1 for file in files):
+        return {"train": train}
+    return {}
 
 
 def _check_kind(path: pathlib.Path, root: pathlib.Path, inside: str) -> None:
@@ -120,7 +165,7 @@ def _check_kind(path: pathlib.Path, root: pathlib.Path, inside: str) -> None:
 
 
 def _class_names(root: pathlib.Path, files: list[pathlib.Path], depth: int) -> tuple[str, ...]:
-    """The names at `depth` of the paths, sorted; none where files themselves are at that depth."""
+    """The names at `depth` of the paths, in order; none where files are at that depth."""
     names = {file.parts[depth] for file in files if len(file.parts) > depth + 1}
     loose = [file for file in files if len(file.parts) == depth + 1]
     if names and loose:
@@ -128,7 +173,13 @@ def _class_names(root: pathlib.Path, files: list[pathlib.Path], depth: int) -> t
             f"{str(root / loose[0])!r} is in no class folder, but others are "
             f"({', '.join(sorted(names)[:5])}): put all images into class folders, or none"
         )
-    return tuple(sorted(names))
+    return tuple(sorted(names, key=_natural))
+
+
+def _natural(name: str) -> tuple[list[str | int], str]:
+    """What to sort by, so that numbers in names come by their value."""
+    parts = re.split(r"([0-9]+)", name)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
 class _Header(NamedTuple):

@@ -11,7 +11,8 @@ import zlib
 import numpy as np
 
 from diffjax.data import images
-from diffjax.data.base import ArrayRecords, Records, Split, held_out, local_folder
+from diffjax.data.base import ArrayRecords, Records, Split, check_any, local_folder, split_up
+from diffjax.data.contents import count_classes
 from diffjax.errors import UserError
 
 __all__ = ["Idx"]
@@ -26,8 +27,8 @@ class Idx:
     """A folder with train-images-idx3-ubyte, train-labels-idx1-ubyte and the same for t10k.
 
     The files may be gzipped (.gz), and `.idx` may stand for `-idx`. t10k is the test split; where
-    both its files are missing, every tenth training image is held out. Labels of N classes are 0
-    to N - 1; the files name no classes.
+    both its files are missing, every tenth training image of a class is held out. Labels of N
+    classes are 0 to N - 1; the files name no classes.
     """
 
     path: str
@@ -40,13 +41,16 @@ class Idx:
         parts = {"train": _read_pair(folder, "train")}
         if _find(folder, "t10k", "images", 3) or _find(folder, "t10k", "labels", 1):
             parts["test"] = _read_pair(folder, "t10k")
-        num_classes = 1 + max(int(labels.max()) for _, labels in parts.values())
-        if "test" in parts:
-            pixels, labels = parts[split]
-        else:
-            chosen = held_out(len(parts["train"][1]), split, repr(str(folder)))
-            pixels, labels = (part[chosen] for part in parts["train"])
-        return ArrayRecords(pixels, labels, images.shape(pixels.shape[1:], image_size), num_classes)
+        if "test" not in parts:
+            pixels, labels = parts["train"]
+            parts = {name: (pixels[own], labels[own]) for name, own in split_up(labels).items()}
+        pixels, labels = parts[split]
+        check_any(labels, split, sum(len(own) for _, own in parts.values()), repr(str(folder)))
+        trained, held_out = (parts[name][1] for name in ("train", "test"))
+        num_classes = 1 + int(np.concatenate([trained, held_out]).max())
+        shape = images.shape(pixels.shape[1:], image_size)
+        contents = count_classes(trained, held_out, num_classes)
+        return ArrayRecords(pixels, labels, shape, num_classes, contents=contents)
 
 
 def _read_pair(folder: pathlib.Path, prefix: str) -> tuple[np.ndarray, np.ndarray]:

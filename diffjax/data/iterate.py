@@ -16,6 +16,7 @@ Batch = dict[str, np.ndarray]
 # Batches are read ahead while the device computes. Decoding gains from a few threads; many more
 # would only contend for the interpreter's lock.
 THREADS = max(2, min(8, os.cpu_count() or 1))
+LARGE = 1024  # a batch of more images may not be larger than the set
 READ_AHEAD = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * THREADS)
 
 
@@ -32,7 +33,7 @@ def batches(
     A batch maps `image` (float32 BHWC in [-1, 1]), `label` (int32) and `text` (str) to arrays, as
     far as the set has them, with B = batch_size / process_count. Of global batch i, process p gets
     the p-th contiguous part. The epochs follow on without a gap, so a batch may span two of them
-    and may be larger than the set.
+    and, up to 1,024 images, may be larger than the set.
 
     `get_state()` counts global batches: it is equal on all processes, and `set_state` restores it
     exactly on any number of them.
@@ -41,11 +42,11 @@ def batches(
     stands in for it, on any layout the same one; each process counts the distinct ones that it
     meets, anew where it is started again.
 
-    Raises UserError for a batch size below 1 or one that the processes cannot share, for a seed
-    outside [0, 2**32), a negative max_bad_records, and, in reading, for one bad record more than
-    that and for other damage to the data.
+    Raises UserError for a batch size below 1, of more images than that and than there are, or one
+    that the processes cannot share, for a seed outside [0, 2**32), a negative max_bad_records, and,
+    in reading, for one bad record more than that and for other damage to the data.
     """
-    _check_batch_size(batch_size)
+    check_batch_size(batch_size, len(records))
     _check_layout(batch_size, process_count, seed)
     local = batch_size // process_count
     skipping = Skipping(records, max_bad_records)
@@ -66,7 +67,7 @@ def epoch(records: Records, batch_size: int) -> Iterator[Batch]:
 
     Raises UserError for a batch size below 1, and for data found damaged in reading.
     """
-    _check_batch_size(batch_size)
+    check_batch_size(batch_size)
     every = range(len(records))
     parts = (every[start : start + batch_size] for start in every[::batch_size])
     return (_stack(read_all(records, part)) for part in parts)
@@ -80,9 +81,16 @@ def _order(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.RandomState((seed, epoch)).permutation(count)
 
 
-def _check_batch_size(batch_size: int) -> None:
+def check_batch_size(batch_size: int, count: int | None = None) -> None:
+    """Raises UserError for a size below 1, or a large one of a set of so many records."""
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}: choose 1 or more", "batch_size")
+    if count is not None and batch_size > max(count, LARGE):
+        raise UserError(
+            f"batch_size is {batch_size:,} and the data set has {count:,} images: choose at most "
+            f"{max(count, LARGE):,}",
+            option="batch_size",
+        )
 
 
 def _check_layout(batch_size: int, process_count: int, seed: int) -> None:

@@ -8,7 +8,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,7 +16,8 @@ import numpy as np
 
 from diffjax.data import images
 from diffjax.data.bad import BadRecord
-from diffjax.data.base import Record, Records, Split, held_out, local_folder
+from diffjax.data.base import Record, Records, Split, check_any, local_folder, split_up
+from diffjax.data.contents import Contents
 from diffjax.errors import UserError
 
 __all__ = ["TFDS"]
@@ -62,7 +63,8 @@ class TFDS:
                 f"{self.name} has not one image alone: give image='...', "
                 f"one of its features {', '.join(sorted(features))}"
             )
-        source, indices = self._source(builder, split, where, _of_kind(features, kinds.Image))
+        undecoded = _of_kind(features, kinds.Image)
+        source, indices, held_out = self._source(builder, split, where, undecoded)
         return _TFDSRecords(
             self.name,
             source,
@@ -73,6 +75,8 @@ class TFDS:
             self._shape(features[image], image_size),
             features[label].num_classes if label else None,
             tuple(features[label].names or ()) if label else (),
+            # To count the classes, all would have to be read.
+            Contents(num_held_out=held_out, passed_over=_unused(builder.info.splits)),
         )
 
     def _key(
@@ -94,8 +98,8 @@ class TFDS:
 
     def _source(
         self, builder: Any, split: Split, where: pathlib.Path, undecoded: Sequence[str]
-    ) -> tuple[Any, np.ndarray | None]:
-        """The source of a split, and which of its records to use where that is not all."""
+    ) -> tuple[Any, np.ndarray | None, int]:
+        """The source of a split, which of its records to use where not all, and the held out."""
         from tensorflow_datasets import decode
 
         splits = sorted(builder.info.splits)
@@ -114,8 +118,10 @@ class TFDS:
             ) from error
         _check_files(self.name, builder.info.splits[own].file_instructions)
         if "test" in splits:
-            return source, None
-        return source, held_out(len(source), split, self.name)
+            return source, None, builder.info.splits["test"].num_examples
+        parts = split_up(np.zeros(len(source)))
+        check_any(parts[split], split, len(source), self.name)
+        return source, parts[split], len(parts["test"])
 
     def _shape(self, feature: Any, image_size: int | None) -> tuple[int, int, int]:
         if feature.np_dtype != np.uint8:
@@ -139,6 +145,7 @@ class _TFDSRecords:
     image_shape: tuple[int, int, int]
     num_classes: int | None
     class_names: tuple[str, ...]
+    contents: Contents
 
     def __len__(self) -> int:
         return len(self.source if self.indices is None else self.indices)
@@ -187,6 +194,15 @@ class _TFDSRecords:
 
 def _of_kind(features: Any, kind: type) -> list[str]:
     return [key for key, feature in features.items() if isinstance(feature, kind)]
+
+
+def _unused(splits: Mapping[str, Any]) -> dict[str, int]:
+    """The records of splits that are neither trained on nor held out."""
+    return {
+        f"in split {name}": split.num_examples
+        for name, split in sorted(splits.items())
+        if name not in ("train", "test")
+    }
 
 
 def _check_files(name: str, instructions: Sequence[Any]) -> None:

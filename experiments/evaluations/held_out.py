@@ -34,7 +34,7 @@ class Real(NamedTuple):
 
 def open_held_out(config: RunConfig[Any]) -> Records:
     """What a run's data set holds out, in the run's size. Raises UserError where it has none."""
-    return config.training.open("test", DATA_DIR.value)
+    return config.open("test", DATA_DIR.value)
 
 
 def of_run(config: RunConfig[DenoiserTask]) -> Batch:

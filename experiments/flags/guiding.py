@@ -26,7 +26,9 @@ from diffjax.typing import Cond
 from experiments.flags import kinds
 from experiments.flags.judges import load_judge
 
-LABELS = flags.DEFINE_list("labels", None, "the classes to draw, in turn; by default all")
+LABELS = flags.DEFINE_list(
+    "labels", None, "the classes to draw, by name or number, in turn; by default all"
+)
 GUIDANCE = flags.DEFINE_list(
     "guidance", ["1"], "how far to go to the class, away from none: one scale, or one an image; 1 "
     "is off"
@@ -38,7 +40,7 @@ RESCALE = kinds.define_number(
     "guidance_rescale", 0.0, "the share, 0 to 1, of the spread of x0 that guidance gives back",
     lower_bound=0, upper_bound=1,
 )  # fmt: skip
-NEGATIVE = kinds.define_integer("negative", None, "the class to go away from, in place of none")
+NEGATIVE = flags.DEFINE_string("negative", None, "the class to go away from, in place of none")
 WEAK = kinds.define_path(
     "weak", None, "the folder of a worse run, whose prediction to go away from (autoguidance)"
 )
@@ -93,7 +95,8 @@ def choose(task: DenoiserTask, num: int, labels: Sequence[Any] | None = None) ->
     weak = None if WEAK.value is None else _load_weak(task, WEAK.value)
     judged = None
     if judge is not None:
-        scale, classes = _scales(JUDGE_SCALE, num), Label(judge.task.classes)
+        scale, names = _scales(JUDGE_SCALE, num), task.condition.names
+        classes = Label(judge.task.classes, names=names)
         judged = Judged(judge[CLASSIFIER].params, scale, classes.asked(asked, num))
     guidance = Guidance(_away(task, weak, cond, num), judged, PERCENTILE.value)
     return Chosen(

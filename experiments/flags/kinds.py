@@ -9,6 +9,7 @@ from absl import flags
 
 flags.disclaim_key_flags()  # what is defined here belongs to the program that asked for it
 
+DATA = "data"
 MOST = 2**31 - 1  # what steps, sizes and counts are held in
 
 
@@ -77,6 +78,24 @@ def define_integer(
 ) -> flags.FlagHolder[Any]:
     """A flag that holds a whole number, by default one of 32 bits."""
     return flags.DEFINE_integer(name, default, help_text, lower_bound, upper_bound)
+
+
+class CountParser(flags.IntegerParser):
+    """A whole number, or DATA: as many as the data set has."""
+
+    syntactic_help = f"a whole number, or {DATA}"
+
+    def convert(self, argument: Any) -> Any:
+        return DATA if argument == DATA else super().convert(argument)
+
+    def is_outside_bounds(self, val: Any) -> bool:
+        return val != DATA and super().is_outside_bounds(val)
+
+
+def define_count(name: str, default: int, help_text: str) -> flags.FlagHolder[Any]:
+    """A flag that holds a whole number from 0, or DATA."""
+    parser = CountParser(0, MOST)
+    return flags.DEFINE(parser, name, default, help_text, serializer=flags.ArgumentSerializer())
 
 
 def define_seed() -> flags.FlagHolder[Any]:

@@ -12,6 +12,8 @@ from absl import flags
 import diffjax.data
 from diffjax import runs, session, spec
 from diffjax.data import Records
+from diffjax.data.contents import described
+from diffjax.data.iterate import check_batch_size
 from diffjax.errors import UserError
 from diffjax.runs import Run, RunConfig, Training
 from diffjax.session import Conduct, Setup, first_process
@@ -98,9 +100,12 @@ def training() -> Training:
 
 
 def open_records() -> Records:
-    """The training images that the flags name."""
+    """The training images that the flags name, which it describes on the terminal."""
     check_batch(BATCH_SIZE.value, jax.device_count(), ACCUMULATE.value)
-    return training().open("train", DATA_DIR.value, MAX_BAD_RECORDS.value)
+    records = training().open("train", DATA_DIR.value, MAX_BAD_RECORDS.value)
+    check_batch_size(BATCH_SIZE.value, len(records))
+    say(f"data: {described(records)}")
+    return records
 
 
 def open_held_out() -> Records:

@@ -49,7 +49,7 @@ def main() -> None:
     out = pathlib.Path(OUT.value)
     out.mkdir(parents=True, exist_ok=True)
     given, records = flagfile(), Embedded().open("train", None)
-    fits = {"sample_size": 28, "in_channels": 1, "out_channels": 1}
+    fits = {"sample_size": 28, "in_channels": 1, "out_channels": 1, "num_class_embeds": 10}
     model = spec.build(given["model"], diffjax.models, fits)
     batch, every = int(given["batch_size"]), int(given["sample_every"])
     num, sample_steps = int(given["num_samples"]), int(given["sample_steps"])

@@ -95,6 +95,20 @@ def test_labels_that_are_asked_for():
     assert Label(10).embeddings == 10
 
 
+def test_classes_are_asked_for_by_name():
+    for condition in (Label(3, names=("cat", "0", "sea dog")), OneHot(3, names=("cat", "0", "x"))):
+        asked = condition.labels(["cat", "0", 0, "2", np.int64(1)], 5)
+        assert asked.tolist() == [0, 1, 0, 2, 1], "a string is a name first, a number a number"
+    named = Label(3).named(("a", "b", "c"))
+    assert named == Label(3, names=("a", "b", "c"))
+    assert named.fits(("a", "b", "c"))
+    assert named.fits(())
+    assert Label(3).fits(("a", "b", "c"))
+    assert not named.fits(("b", "a", "c"))
+    assert spec.build(spec.render(named), diffjax.conditions) == named
+    assert Vector(4).named(("a",)) == Vector(4)
+
+
 def test_the_null_token_leaves_attention_something_to_look_at():
     cond = EACH["tokens"].of_batch(BATCH)
     null = EACH["tokens"].null(cond)
@@ -115,6 +129,8 @@ def test_the_null_token_leaves_attention_something_to_look_at():
         (lambda: Tokens(4, 0), "width must be above 0"),
         (lambda: Unconditional(drop=0.1), "takes none"),
         (lambda: Label(3).asked([3], 1), "choose from 0 to 2"),
+        (lambda: Label(3, names=("a", "b")), "2 names for 3 classes"),
+        (lambda: Label(2, names=("a", "b")).asked(["c"], 1), "0 to 1, or by name: a, b"),
         (lambda: Label(3).asked([-1], 1), "choose from 0 to 2"),
         (lambda: Label(3).asked([0.5], 1), "choose from 0 to 2"),
         (lambda: Label(3).asked([], 1), "give a list of one or more"),

@@ -14,6 +14,7 @@ from written_data import noise, write_tfds
 
 from diffjax.data import batches, epoch, folder
 from diffjax.data.bad import BadRecord, Tally
+from diffjax.data.contents import Contents
 from diffjax.data.folder import Folder
 from diffjax.data.skipping import Skipping
 from diffjax.data.tfds import TFDS
@@ -25,6 +26,7 @@ class Numbered:
 
     image_shape = (1, 1, 1)
     class_names = ()
+    contents = Contents()
 
     def __init__(self, count, bad=()):
         self.num_classes = count

@@ -8,6 +8,7 @@ from written_data import write_folder, write_mnist
 
 from diffjax.data import epoch
 from diffjax.data.composites import Composites, _CompositeRecords
+from diffjax.data.contents import Contents
 from diffjax.errors import UserError
 from diffjax.metrics.segmentation import threshold_iou
 
@@ -26,6 +27,7 @@ class Discs:
     image_shape: tuple = (14, 14, 1)
     num_classes: int = 4
     class_names: tuple = ()
+    contents: Contents = Contents()  # noqa: RUF009 - frozen
 
     def __len__(self):
         return 4

@@ -6,6 +6,7 @@ import pytest
 import diffjax.data
 from diffjax import spec
 from diffjax.data import Dataset, Records, batches, epoch
+from diffjax.data.contents import described
 from diffjax.data.everything import Everything
 
 NAMES = spec.names(diffjax.data)
@@ -46,6 +47,19 @@ def test_records(dataset, split, image_size):
             assert 0 <= record["label"] < records.num_classes
         assert isinstance(record.get("text", ""), str)
     assert len(records.class_names) in (0, records.num_classes)
+
+
+def test_contents_are_those_of_the_splits(dataset):
+    train, test = (dataset.open(split, None) for split in SPLITS)
+    contents = train.contents
+    if not isinstance(dataset, Everything):  # it holds nothing out of training
+        assert contents == test.contents
+        assert contents.num_held_out == len(test)
+    for records, counts in ((train, contents.trained), (test, contents.held_out)):
+        labels = [records[i]["label"] for i in range(len(records))] if counts else ()
+        assert sum(counts) == len(labels)
+        assert list(counts) == np.bincount(labels, minlength=len(counts)).tolist()
+    assert described(train).startswith(f"{len(train):,} images of ")
 
 
 def test_images_span_the_range(dataset):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffjax.data import batches, epoch
+from diffjax.data.contents import Contents
 from diffjax.errors import UserError
 
 
@@ -19,6 +20,7 @@ class Numbered:
 
     image_shape = (1, 1, 1)
     class_names = ()
+    contents = Contents()
 
     def __init__(self, count):
         self.num_classes = count
@@ -36,6 +38,15 @@ class Numbered:
 class Damaged(Numbered):
     def __getitem__(self, index):
         raise UserError(f"record {index} is damaged")
+
+
+def test_a_large_batch_is_no_larger_than_the_set():
+    """A small set may come several times in a batch; a mistaken million would never be read."""
+    assert len(next(batches(Numbered(3), 1024, 0))["label"]) == 1024
+    assert len(next(batches(Numbered(1500), 1500, 0))["label"]) == 1500
+    for count, size, most in ((3, 1025, "1,024"), (4500, 10**6, "4,500")):
+        with pytest.raises(UserError, match=f"has {count:,} images: choose at most {most}"):
+            batches(Numbered(count), size, 0)
 
 
 def labels(iterator, count):

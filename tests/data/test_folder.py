@@ -19,6 +19,7 @@ from written_data import noise
 
 from diffjax.data import batches, epoch, folder
 from diffjax.data.bad import BadRecord
+from diffjax.data.contents import described
 from diffjax.data.folder import Folder
 from diffjax.errors import UserError
 
@@ -78,6 +79,71 @@ def test_subfolders_are_classes_with_all_below_them(tmp_path):
     assert records.num_classes == 2
     assert whole(tmp_path, "test")["label"].tolist() == [0]
     assert whole(tmp_path, "train")["label"].tolist() == [0, 0, 1]
+
+
+def test_classes_are_in_natural_order(tmp_path):
+    names = ["a10", "a2", "2", "10", "1", "b"]
+    fill(tmp_path, *(f"{name}/{i}.png" for name in names for i in range(2)))
+    records = Folder(str(tmp_path)).open("train", None)
+    assert records.class_names == ("1", "2", "10", "a2", "a10", "b")
+
+
+def test_of_each_class_something_is_learnt(tmp_path):
+    """The one picture of class a would be the first to be held out."""
+    fill(tmp_path, "a/0.png", *(f"b/{i:02}.png" for i in range(20)), *(f"c/{i}.png" for i in "01"))
+    assert np.bincount(whole(tmp_path)["label"]).tolist() == [1, 18, 1]
+    assert np.bincount(whole(tmp_path, "test")["label"]).tolist() == [0, 2, 1]
+    assert "none held out of a" in described(Folder(str(tmp_path)).open("train", None))
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "Validation", "Test"])
+def test_a_folder_of_another_name_is_held_out(tmp_path, name):
+    fill(tmp_path, "Train/cat/1.png", "Train/dog/1.png", value=10)
+    fill(tmp_path, f"{name}/cat/1.png", f"{name}/dog/1.png", value=20)
+    assert (whole(tmp_path)["image"] < 20 / 127.5 - 1).all()
+    assert (whole(tmp_path, "test")["image"] > 19 / 127.5 - 1).all()
+    assert Folder(str(tmp_path)).open("train", None).class_names == ("cat", "dog")
+
+
+def test_a_folder_train_alone_holds_the_classes(tmp_path):
+    fill(tmp_path, *(f"train/{kind}/{i:02}.png" for kind in ("cat", "dog") for i in range(12)))
+    records = Folder(str(tmp_path)).open("train", None)
+    assert records.class_names == ("cat", "dog")
+    assert np.bincount(whole(tmp_path, "test")["label"]).tolist() == [2, 2]
+    fill(tmp_path, "bus/1.png", "bus/2.png")
+    assert Folder(str(tmp_path)).open("train", None).class_names == ("bus", "train")
+
+
+def test_a_picture_is_what_its_content_says(tmp_path):
+    for i in range(6):
+        save(tmp_path / f"{i}.jfif", Image.new("L", (8, 8), 9), format="JPEG")
+        save(tmp_path / f"{i}", Image.new("L", (8, 8), 9), format="PNG")
+    (tmp_path / "none.jfif").write_bytes(b"none")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "out.dat").symlink_to("/etc/passwd")
+    assert len(whole(tmp_path)["image"]) + len(whole(tmp_path, "test")["image"]) == 12
+
+
+def test_what_is_passed_over_is_counted(tmp_path):
+    fill(tmp_path, *(f"train/cat/{i}.png" for i in range(3)), "train/dog/1.png", "test/cat/1.png")
+    fill(tmp_path, "val/cat/1.png", "cover.png")
+    for name in ("a.txt", "b.txt", "readme", ".DS_Store"):
+        (tmp_path / name).write_bytes(b"no picture")
+    (tmp_path / "train/cat/2.png").write_bytes(b"")
+    records = Folder(str(tmp_path)).open("train", None, max_bad_records=1)
+    assert described(records) == (
+        "4 images of 8x8 in grey; 2 classes: cat (3), dog (1); none held out of dog; 1 held out; "
+        "passed over 1 hidden, 2 .txt files that hold no picture, "
+        "1 other files that hold no picture, 2 outside train/ and test/, 1 damaged"
+    )
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    for name in (b"caf\xe9", b"na\xefve"):
+        fill(tmp_path, *(f"{os.fsdecode(name)}/{i}.png" for i in range(2)))
+    line = described(Folder(str(tmp_path)).open("train", None))
+    assert r"'caf\udce9' (1), 'na\udcefve' (1)" in line
+    line.encode("ascii")
 
 
 def test_no_subfolders_no_labels(tmp_path):
@@ -179,7 +245,8 @@ def test_refuses_an_empty_split(tmp_path):
     (tmp_path / "test").mkdir()
     assert "no images in" in refusal(tmp_path, split="test")
     shutil.rmtree(tmp_path / "test")
-    assert "has too few images (1) to leave one for the train split" in refusal(tmp_path)
+    assert "has too few images (1) to leave one for the test" in refusal(tmp_path, split="test")
+    assert len(whole(tmp_path)["image"]) == 1
 
 
 def test_refuses_sizes_that_differ(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from written_data import noise, write_idx, write_mnist
 
 from diffjax.data import epoch
+from diffjax.data.contents import described
 from diffjax.data.idx import Idx
 from diffjax.errors import UserError
 
@@ -29,10 +30,18 @@ def test_reads_what_was_written(tmp_path, suffix, separator):
         assert batch["label"].tolist() == [index % 10 for index in range(count)]
 
 
-def test_without_t10k_every_tenth_is_held_out(tmp_path):
-    folder = write_mnist(tmp_path / "set", train=25, test=0)
-    assert whole(folder, "test")["label"].tolist() == [0, 0, 0]
-    assert len(whole(folder, "train")["label"]) == 22
+def test_without_t10k_every_tenth_of_a_class_is_held_out(tmp_path):
+    folder = write_mnist(tmp_path / "set", train=105, test=0)
+    assert whole(folder, "test")["label"].tolist() == [*range(10), *range(5)]
+    assert len(whole(folder, "train")["label"]) == 90
+
+
+def test_the_only_image_of_a_class_is_learnt(tmp_path):
+    folder = write_mnist(tmp_path / "set", suffix="", train=25, test=0)
+    write_idx(folder / "train-labels-idx1-ubyte", np.asarray([1] + 24 * [0], np.uint8))
+    assert whole(folder, "train")["label"].sum() == 1
+    records = Idx(str(folder)).open("train", None)
+    assert "2 classes: 0 (21), 1 (1); none held out of 1; 3 held out" in described(records)
 
 
 def test_classes_are_those_of_both_splits(tmp_path):

@@ -33,6 +33,7 @@ WRONG = {
         ("--batch_size=9", "--accumulate=2"),
         "choose a multiple of 2 (--batch_size)",
     ),
+    "a batch larger than the data set": (("--batch_size=1000000",), "has 4,500 images"),
     "no steps": (("--steps=0",), "steps"),
     "a judge for a backbone": (("--model=classifier",), "predicts no noise: choose a backbone"),
     "an image too small to be halved": (("--image_size=7",), "7"),
@@ -88,7 +89,7 @@ def test_sampling(trained, tmp_path, flags, message):
 GUIDED = {  # of a run of three classes that may be guided
     ("--labels=0,3",): "'3' is no class: choose from 0 to 2 (--labels)",
     ("--labels=one",): "'one' is no class: choose from 0 to 2 (--labels)",
-    ("--guidance=2", "--negative=3"): "3 is no class: choose from 0 to 2 (--negative)",
+    ("--guidance=2", "--negative=3"): "'3' is no class: choose from 0 to 2 (--negative)",
     ("--guidance=1,2,3",): "has 3 scales: give one, or --num=4",
     ("--guidance=two",): "give numbers with commas",
     ("--guidance=nan",): "a scale is a finite float32 number",

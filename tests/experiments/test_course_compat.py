@@ -35,6 +35,7 @@ class Shapes:
 
     image_shape: tuple[int, int, int] = (16, 16, 1)
     num_classes: int | None = 10
+    class_names: tuple[str, ...] = ()
 
     def __getitem__(self, index):
         return {"image": np.zeros(self.image_shape, np.float32), "label": np.int32(0)}

@@ -206,6 +206,7 @@ class Shapes:
 
     image_shape: tuple[int, int, int] = (28, 28, 1)
     num_classes: int | None = 10
+    class_names: tuple[str, ...] = tuple("abcdefghij")
 
 
 @pytest.fixture
@@ -234,7 +235,9 @@ def test_flags_that_are_left_out_make_the_run_that_they_made_before(loss_of):
 
 def test_classes_are_the_networks_or_the_flags(loss_of):
     (by_model, _), (by_flag, _) = loss_of(CONDITIONAL), loss_of("--num_classes=10")
-    assert by_flag == by_model
+    by_data, _ = loss_of("--num_classes=data")
+    assert by_flag == by_model == by_data
+    assert by_data.condition == Label(10, names=tuple("abcdefghij"))
     dropped, _ = loss_of("--num_classes=10", "--cond_drop=0.1")
     assert "num_class_embeds=11" in render(dropped.model), "one more for no class"
 

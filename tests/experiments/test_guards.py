@@ -29,7 +29,7 @@ class Flaky:
         self._records, self._span = records, range(first, last)
         self._count, self._lock = 0, threading.Lock()
         self.image_shape, self.num_classes = records.image_shape, records.num_classes
-        self.class_names = records.class_names
+        self.class_names, self.contents = records.class_names, records.contents
 
     def __len__(self):
         return len(self._records)
