@@ -1,4 +1,8 @@
-"""The one exception that the command line turns into a single line for the user."""
+"""The one exception that the command line turns into a single line for the user, and its lists."""
+
+from collections.abc import Sequence
+
+MOST_SHOWN = 20  # names in a line; of more, half as many
 
 
 class UserError(ValueError):
@@ -11,3 +15,12 @@ class UserError(ValueError):
     def __init__(self, message: str, option: str | None = None) -> None:
         super().__init__(message)
         self.option = option
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in one line that any terminal can show; of many the first ones, and how many more."""
+    shown = [name if name.isprintable() else ascii(name) for name in names]
+    if len(shown) <= MOST_SHOWN:
+        return ", ".join(shown)
+    first = shown[: MOST_SHOWN // 2]
+    return ", ".join(first) + f" and {len(shown) - len(first):,} more"

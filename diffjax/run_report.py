@@ -9,7 +9,8 @@ from typing import Any
 
 from diffjax.display.images import read_film
 from diffjax.display.page import Curve, Page, Picture, save_page
-from diffjax.errors import UserError
+from diffjax.errors import UserError, listed
+from diffjax.runs import RunConfig
 from diffjax.training.run import RunFolder
 
 Lines = dict[int, dict[str, float]]  # step -> what was measured, by name
@@ -55,7 +56,8 @@ def read_page(run: RunFolder) -> Page:
     return Page(
         title=run.path.resolve().name,
         subtitle=f"{config.get('task', 'run')}, refreshed {now:%Y-%m-%d %H:%M %Z}",
-        facts=_facts(metrics, speed, max([*metrics, *pictures], default=0), flags),
+        facts=_facts(metrics, speed, max([*metrics, *pictures], default=0), flags)
+        | _classes(config),
         grids=grids,
         film=[Picture(f"frame {i} of {len(film)}", png) for i, png in enumerate(film, 1)],
         film_title=FILMS.get(str(config.get("task")), Page.film_title),
@@ -116,6 +118,15 @@ def _facts(metrics: Lines, speed: Lines, step: int, flags: str) -> dict[str, str
     if skipped:
         facts["skipped updates"] = f"{sum(skipped):,g}"
     return facts
+
+
+def _classes(config: dict[str, Any]) -> dict[str, str]:
+    """The classes that the run's network is told of, where they have names."""
+    try:
+        condition = RunConfig.from_dict(config).task.condition
+    except (UserError, AttributeError):  # a config of another form, or a task without a condition
+        return {}
+    return {"classes": listed(condition.names)} if condition.names else {}
 
 
 def _by_step(run: RunFolder) -> dict[int, pathlib.Path]:

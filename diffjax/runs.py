@@ -18,7 +18,7 @@ from diffjax import spec
 from diffjax.checksum import checksum
 from diffjax.conditions.none import Unconditional
 from diffjax.data import Records
-from diffjax.errors import UserError
+from diffjax.errors import UserError, listed
 from diffjax.guidance.plan import Guidance
 from diffjax.interop import load_unet2d
 from diffjax.interop.safetensors import read_json
@@ -79,8 +79,8 @@ class RunConfig(Generic[T]):
         condition = getattr(self.task, "condition", Unconditional())
         if not condition.fits(records.class_names):
             raise UserError(
-                f"the run knows the classes {', '.join(condition.names)}, and its data set "
-                f"{self.training.dataset} has {', '.join(records.class_names)} now: put them back"
+                f"the run knows the classes {listed(condition.names)}, and its data set "
+                f"{self.training.dataset} has {listed(records.class_names)} now: put them back"
             )
         return records
 

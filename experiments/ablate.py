@@ -120,7 +120,7 @@ def base_model() -> CourseUNet:
     if not isinstance(model, CourseUNet):
         raise UserError(f"--model={ddpm.MODEL.value}: what is varied here is a course_unet")
     if model.num_class_embeds is None:
-        raise UserError("what is asked of a judge here needs classes: pass --num_classes")
+        raise UserError("what is asked of a judge here needs classes: pass --num_classes=data")
     ddpm.condition_of(model, records)
     flags.FLAGS[ddpm.COURSE_COMPAT.name].value = False
     flags.FLAGS[ddpm.MODEL.name].value = spec.render(model)

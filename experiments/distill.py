@@ -14,7 +14,7 @@ import diffjax.time_laws
 import diffjax.weightings
 from diffjax import runs, spec
 from diffjax.data import Records
-from diffjax.errors import UserError
+from diffjax.errors import UserError, listed
 from diffjax.samplers.consistency import Consistency
 from diffjax.samplers.ddim import DDIM
 from diffjax.tasks.denoisers import DENOISER, DenoiserTask, Pictures
@@ -88,8 +88,8 @@ def check_fit(teacher: DenoiserTask, records: Records) -> None:
         )
     if not teacher.condition.fits(records.class_names):
         raise UserError(
-            f"--teacher={TEACHER.value} knows the classes {', '.join(teacher.condition.names)}, "
-            f"--dataset={dataset} has {', '.join(records.class_names)}: give the teacher's"
+            f"--teacher={TEACHER.value} knows the classes {listed(teacher.condition.names)}, "
+            f"--dataset={dataset} has {listed(records.class_names)}: give the teacher's"
         )
     if teacher.consistent:
         raise UserError(

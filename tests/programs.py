@@ -10,8 +10,8 @@ from typing import Any
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = (
-    "--model=unet(block_out_channels=(8,16),layers_per_block=1,norm_num_groups=4,"
-    "down_block_types=('DownBlock2D','DownBlock2D'),up_block_types=('UpBlock2D','UpBlock2D'))"
+    "--model=unet(block_out_channels=(8,),layers_per_block=1,norm_num_groups=4,mid_block_type=None,"
+    "down_block_types=('DownBlock2D',),up_block_types=('UpBlock2D',))"
 )
 # A run of a tiny network on the default flagfile's data.
 RUN_FLAGS = (

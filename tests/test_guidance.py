@@ -348,7 +348,7 @@ class Eye(nn.Module):
 
 
 def init(module, seed, *inputs):
-    return module.init(jax.random.key(seed), *inputs)["params"]
+    return jax.jit(module.init)(jax.random.key(seed), *inputs)["params"]
 
 
 NET_INPUTS = (jnp.zeros((1, *SHAPE)), jnp.zeros((1,)), jnp.zeros((1,), jnp.int32))

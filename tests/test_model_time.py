@@ -35,7 +35,7 @@ def network(kind):
             norm_num_groups=4, mid_block_type=None, down_block_types=("DownBlock2D",),
             up_block_types=("UpBlock2D",), time_embedding_type=kind, num_train_timesteps=1000,
         )  # fmt: skip
-    params = model.init(jax.random.key(0), X[:1], jnp.ones(1))["params"]
+    params = jax.jit(model.init)(jax.random.key(0), X[:1], jnp.ones(1))["params"]
     # Where it would begin with zeros, the time would not show.
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))

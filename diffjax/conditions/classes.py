@@ -8,10 +8,9 @@ import numpy as np
 from jaxtyping import Int32
 
 from diffjax.conditions.base import Condition, in_turn
-from diffjax.errors import UserError
+from diffjax.errors import UserError, listed
 
 Self = TypeVar("Self", bound="Classes")
-SHOWN = 20  # names in an error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +61,7 @@ class Classes(Condition):
             return np.int32(self.names.index(text))
         if text.isdecimal() and int(text) < self.num_classes:
             return np.int32(text)
-        named = ", ".join(self.names[:SHOWN]) + ", ..." * (len(self.names) > SHOWN)
-        names = f", or by name: {named}" if named else ""
+        names = f", or by name: {listed(self.names)}" if self.names else ""
         raise UserError(
             f"{value!r} is no class: choose from 0 to {self.num_classes - 1}{names}",
             option="labels",

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from diffjax.errors import listed
+
 if TYPE_CHECKING:
     from diffjax.data.base import Records
-
-SHOWN = 20  # classes that are named; of more the first half and the number of the others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +46,12 @@ def described(records: "Records") -> str:
     height, width, channels = records.image_shape
     colour = "grey" if channels == 1 else "colour"
     held_out = f"{contents.num_held_out:,} held out" if contents.num_held_out else "none held out"
-    parts = [f"{len(records):,} images of {height}x{width} in {colour}", *_classes(records)]
+    images = f"{len(records):,} image{'s' * (len(records) != 1)}"
+    parts = [f"{images} of {height}x{width} in {colour}", *_classes(records)]
     for split, counts in (("to train on", contents.trained), ("held out", contents.held_out)):
         missing = [_name(records, i) for i, count in enumerate(counts) if not count]
         if missing and (contents.num_held_out or split != "held out"):
-            parts.append(f"none {split} of {_listed(missing)}")
+            parts.append(f"none {split} of {listed(missing)}")
     passed_over = [f"{count:,} {what}" for what, count in contents.passed_over.items()]
     parts += [held_out] + (["passed over " + ", ".join(passed_over)] if passed_over else [])
     return "; ".join(parts)
@@ -66,16 +67,8 @@ def _classes(records: "Records") -> Iterator[str]:
     elif not records.class_names:
         yield f"{count:,} classes"
         return
-    yield f"{count:,} class{'es' * (count > 1)}: {_listed(names)}"
+    yield f"{count:,} class{'es' * (count > 1)}: {listed(names)}"
 
 
 def _name(records: "Records", label: int) -> str:
-    """A class's name, as one line that any terminal can show; its number where it has none."""
-    name = records.class_names[label] if records.class_names else str(label)
-    return name if name.isprintable() else ascii(name)
-
-
-def _listed(names: Sequence[str]) -> str:
-    if len(names) <= SHOWN:
-        return ", ".join(names)
-    return ", ".join(names[: SHOWN // 2]) + f" and {len(names) - SHOWN // 2:,} more"
+    return records.class_names[label] if records.class_names else str(label)

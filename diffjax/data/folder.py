@@ -117,6 +117,7 @@ def _find(root: pathlib.Path) -> tuple[list[pathlib.Path], dict[str, int]]:
     for folder, subfolders, names in os.walk(root, onerror=refuse):
         passed_over["hidden"] += sum(name.startswith(".") for name in subfolders + names)
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        before = len(found)
         for name in subfolders:
             _check_kind(pathlib.Path(folder, name), root, inside)
         for path in (pathlib.Path(folder, name) for name in names if not name.startswith(".")):
@@ -126,6 +127,8 @@ def _find(root: pathlib.Path) -> tuple[list[pathlib.Path], dict[str, int]]:
                 passed_over[f"{path.suffix or 'other'} files that hold no picture"] += 1
                 continue
             found.append(path.relative_to(root))
+        if len(found) == before and not subfolders:
+            passed_over["folders without a picture"] += 1
     if not found:
         raise UserError(f"no images in {str(root)!r}: looked for {', '.join(SUFFIXES)}")
     return sorted(found, key=lambda file: file.parts), dict(+passed_over)

@@ -130,11 +130,13 @@ def test_what_is_passed_over_is_counted(tmp_path):
     for name in ("a.txt", "b.txt", "readme", ".DS_Store"):
         (tmp_path / name).write_bytes(b"no picture")
     (tmp_path / "train/cat/2.png").write_bytes(b"")
+    (tmp_path / "train/elk").mkdir()
     records = Folder(str(tmp_path)).open("train", None, max_bad_records=1)
     assert described(records) == (
         "4 images of 8x8 in grey; 2 classes: cat (3), dog (1); none held out of dog; 1 held out; "
         "passed over 1 hidden, 2 .txt files that hold no picture, "
-        "1 other files that hold no picture, 2 outside train/ and test/, 1 damaged"
+        "1 other files that hold no picture, 1 folders without a picture, "
+        "2 outside train/ and test/, 1 damaged"
     )
 
 
@@ -142,7 +144,7 @@ def test_names_that_are_not_utf8(tmp_path):
     for name in (b"caf\xe9", b"na\xefve"):
         fill(tmp_path, *(f"{os.fsdecode(name)}/{i}.png" for i in range(2)))
     line = described(Folder(str(tmp_path)).open("train", None))
-    assert r"'caf\udce9' (1), 'na\udcefve' (1)" in line
+    assert r"'caf\udce9 (1)', 'na\udcefve (1)'" in line
     line.encode("ascii")
 
 

@@ -101,7 +101,7 @@ def test_each_row_is_one_thing_changed():
         [sys.executable, "-c", CHOICES, flagfile], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    configs, (mean, deviation), alone = json.loads(done.stdout)
+    configs, (mean, deviation), alone = json.loads(done.stdout.splitlines()[-1])
     base = configs.pop("mistakes as the course has it")
     assert base["schedule"] == "linear(steps=150)"
     changed = {
@@ -130,7 +130,7 @@ def test_refused(judge):
         ((*SMALL, f"--judge={judge}", "--ablate=norm.bach"), "single values as norm.batch"),
         ((*SMALL, f"--judge={judge}", "--nocourse_compat", "--model=unet"), "course_unet"),
         (
-            (given, f"--judge={judge}", "--model=course_unet", "--cond_drop=0"),
+            (given, f"--judge={judge}", "--num_classes=0", "--cond_drop=0"),
             "pass --num_classes",
         ),
     ):

@@ -13,7 +13,12 @@ from sampling import sample_each, untrained, untrained_judge
 from diffjax.errors import UserError
 from experiments.start.command import said
 
-WIDER = TINY.replace("(8,16)", "(8,24)")
+TWO_LEVELS = (
+    TINY.replace("(8,)", "(8,8)")
+    .replace("('DownBlock2D',)", "('DownBlock2D','DownBlock2D')")
+    .replace("('UpBlock2D',)", "('UpBlock2D','UpBlock2D')")
+)
+WIDER = TINY.replace("(8,)", "(16,)")
 
 WRONG = {
     "a misspelt sampler": (("--sampler=dimm",), "did you mean 'ddim'"),
@@ -36,7 +41,7 @@ WRONG = {
     "a batch larger than the data set": (("--batch_size=1000000",), "has 4,500 images"),
     "no steps": (("--steps=0",), "steps"),
     "a judge for a backbone": (("--model=classifier",), "predicts no noise: choose a backbone"),
-    "an image too small to be halved": (("--image_size=7",), "7"),
+    "an image too small to be halved": (("--image_size=7", TWO_LEVELS), "7"),
 }
 
 

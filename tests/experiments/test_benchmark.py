@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from diffjax.tasks.classifier import Classification
 def features(folder, judge_folder):
     judge = load(judge_folder, Classification)["classifier"]
     drawn = np.load(folder / "samples.npz")["images"].astype(np.float32) / 127.5 - 1
-    return np.asarray(judge.model.apply({"params": judge.params}, jnp.asarray(drawn))[1])
+    return np.asarray(jax.jit(judge.model.apply)({"params": judge.params}, jnp.asarray(drawn))[1])
 
 
 def test_samplers(trained, judge, tmp_path):

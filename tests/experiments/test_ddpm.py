@@ -15,6 +15,7 @@ from PIL import Image
 from programs import RUN_FLAGS, TINY, check_refused, program
 
 from diffjax.conditions.label import Label
+from diffjax.data.embedded import CLASS_NAMES
 from diffjax.errors import UserError
 from diffjax.runs import RunConfig, load, open_run
 from diffjax.spec import render
@@ -108,7 +109,7 @@ def test_class_conditional_hybrid_accumulated_bfloat16(tmp_path):
     assert done.returncode == 0, done.stderr
     run = load(folder, Diffusion)
     assert {str(leaf.dtype) for leaf in weights(folder)} == {"float32"}
-    assert run.task.condition == Label(10, drop=0.2)
+    assert run.task.condition == Label(10, drop=0.2, names=CLASS_NAMES)
     assert (run.task.model.num_class_embeds, run.task.model.out_channels) == (11, 2)
 
 

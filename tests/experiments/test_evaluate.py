@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -53,7 +54,8 @@ def small_judge(tmp_path_factory):
 def judged(folder, images):
     """Logits and features, without the program."""
     judge = load(folder, Classification)["classifier"]
-    return map(np.asarray, judge.model.apply({"params": judge.params}, jnp.asarray(images)))
+    apply = jax.jit(judge.model.apply)
+    return map(np.asarray, apply({"params": judge.params}, jnp.asarray(images)))
 
 
 def fid(a, b):

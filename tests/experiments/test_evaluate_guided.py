@@ -99,7 +99,7 @@ def right(run, judge, scale):
     key, cond = jax.random.key(0), jnp.asarray(labels)
     x0, _ = generate(draw, params, key, 20, 20, times, cond, guidance)
     shown = jnp.asarray(images.scaled(images.to_uint8(x0)))
-    logits, _ = sure.model.apply({"params": sure.params}, shown)
+    logits, _ = jax.jit(sure.model.apply)({"params": sure.params}, shown)
     return np.asarray(logits).argmax(1) == labels
 
 

@@ -93,7 +93,7 @@ def test_coverage_is_what_the_judge_says_of_the_saved_weights(whole, judge):
     held_out = Embedded().open("test", None)
     real = np.stack([held_out[i]["image"] for i in range(500)])
     for name, shown in (("samples", images.scaled(draw(gan, 0, 1000))), ("real", real)):
-        logits, _ = sees.model.apply({"params": sees.params}, jnp.asarray(shown))
+        logits, _ = jax.jit(sees.model.apply)({"params": sees.params}, jnp.asarray(shown))
         seen = np.asarray(logits).argmax(1)
         shares = [float(np.mean(seen == k)) for k in range(10)]
         assert found[name]["class_shares"] == pytest.approx(shares)

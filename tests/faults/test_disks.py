@@ -15,10 +15,13 @@ FLAGS = (*RUN_FLAGS, "--steps=40", "--checkpoint_every=5", "--sample_every=20")
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 12 MB in memory; what it takes is a mount, which is root's."""
+    """A file system of 20 MB in memory; what it takes is a mount, which is root's.
+
+    A run needs 16: its newest two checkpoints, the next, and the report beside the one it replaces.
+    """
     place = tmp_path / "disk"
     place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(place)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(place)]
     done = subprocess.run(mount, capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"cannot mount a tmpfs: {done.stderr.strip()}")

@@ -23,7 +23,7 @@ TINY = DCGAN(sample_size=8, latent=3, channels=(6, 4), norm_num_groups=2)
 
 @partial(jax.jit, static_argnums=0)
 def init(model):
-    return model.init(KEY, jnp.zeros((1, model.latent)))["params"]
+    return jax.jit(model.init)(KEY, jnp.zeros((1, model.latent)))["params"]
 
 
 @partial(jax.jit, static_argnums=0)

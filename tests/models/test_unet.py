@@ -208,7 +208,7 @@ def test_bfloat16_computes_with_float32_parameters_and_output(monkeypatch, tiny)
     _, params, apply = tiny
     half = UNet(**TINY, dtype="bfloat16")
     chex.assert_trees_all_equal_shapes_and_dtypes(params, noisy_params(half, IMAGES, TIMES))
-    out, full = half.apply(params, IMAGES, TIMES), apply(params, IMAGES, TIMES)
+    out, full = jax.jit(half.apply)(params, IMAGES, TIMES), apply(params, IMAGES, TIMES)
     assert out.dtype == full.dtype == jnp.float32
     difference = jnp.abs(out - full).max() / jnp.abs(full).max()
     assert 1e-4 < difference < 5e-2
@@ -280,7 +280,8 @@ def test_classes_start_apart_as_in_torch():
 def test_a_class_that_is_not_there_gives_nan():
     model = UNet(**TINY, num_class_embeds=3)
     labels = jnp.array([2, 3, -1])
-    out = model.apply(noisy_params(model, IMAGES, TIMES, labels), IMAGES, TIMES, labels)
+    params = noisy_params(model, IMAGES, TIMES, labels)
+    out = jax.jit(model.apply)(params, IMAGES, TIMES, labels)
     np.testing.assert_array_equal(jnp.isnan(out).all((1, 2, 3)), [False, True, True])
 
 

@@ -87,10 +87,14 @@ SHOWN = {
 }
 
 
+def fresh(task, seed=0, frozen=None):
+    return jax.jit(task.init)(jax.random.key(seed), frozen or {})
+
+
 def frozen_of(task):
     """Components from elsewhere, with fresh weights."""
     return {
-        name: Component(NET, Diffusion(**DENOISER).init(jax.random.key(7), {})["denoiser"], source)
+        name: Component(NET, fresh(Diffusion(**DENOISER), 7)["denoiser"], source)
         for name, source in task.sources.items()
     }
 
@@ -136,7 +140,7 @@ def test_a_preview_is_written(name, tmp_path):
     (tmp_path / "samples").mkdir()
     folder, frozen = RunFolder(tmp_path), frozen_of(task)
     preview = task.preview(folder, frozen, SHOWN[name])
-    preview(5, task.init(jax.random.key(0), params_of(frozen)))
+    preview(5, fresh(task, 0, params_of(frozen)))
     found = {path.name for path in tmp_path.rglob("*") if path.is_file()}
     assert found & {"step_00000005.png", "accuracy.json"}
     assert not list(tmp_path.rglob("*.part"))
@@ -208,7 +212,7 @@ def test_a_distilled_student_follows_the_teacher_it_is_given():
         return loss.function(params, given, keys, batch, lambda x: x)[0]
 
     keys = jax.random.split(jax.random.key(0), 4)
-    student = Diffusion(**DENOISER).init(jax.random.key(3), {})
+    student = fresh(Diffusion(**DENOISER), 3)
     given = params_of(frozen)
     other = jax.tree.map(lambda leaf: leaf + 0.1, given)
     batch = {key: BATCH[key] for key in task.batch_keys}
@@ -221,7 +225,7 @@ def test_sources_are_named_by_their_weights(tmp_path):
     """A component is found again by its digest, and refused once its weights are others."""
     model = NET.clone(num_class_embeds=None)
     task = Diffusion(**{**DENOISER, "model": model, "condition": Unconditional()})
-    params = task.init(jax.random.key(0), {})["denoiser"]
+    params = fresh(task)["denoiser"]
     save_unet2d(model, params, tmp_path)
     source = runs.source_of(tmp_path, "denoiser")
     found = runs.load_source(source)
@@ -235,7 +239,7 @@ def test_sources_are_named_by_their_weights(tmp_path):
 
 def test_a_gan_draws_in_one_step():
     task = TASKS["gan"]
-    components = runs.trained_components(task, task.init(jax.random.key(0), {}))
+    components = runs.trained_components(task, fresh(task))
     images = task.sample(components, jax.random.key(1), Asked(num=5)).images
     assert images.shape == (5, *FORM)
     cut = task.sample(components, jax.random.key(1), Asked(num=5, batch_size=2)).images

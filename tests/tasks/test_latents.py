@@ -55,7 +55,7 @@ def components(gain=3.0):
 def test_the_loss_is_of_latents_and_the_stage_is_data():
     """The compiled step takes the stage's weights as an argument, and does not move them."""
     frozen, tx = components(), optax.adam(1e-2)
-    state = init_state(TASK.init(jax.random.key(0), params_of(frozen)), tx)
+    state = init_state(jax.jit(TASK.init)(jax.random.key(0), params_of(frozen)), tx)
     assert state.params.keys() == {"denoiser"}
     train_step, traced = make_train_step(TASK.loss(frozen), tx, 0.9), []
 
@@ -79,7 +79,7 @@ def test_the_loss_is_of_latents_and_the_stage_is_data():
 
 def test_images_are_drawn_in_latents_and_decoded():
     """x0 has no bound, and the last frame of the trajectory is the image."""
-    params = TASK.init(jax.random.key(0), {})
+    params = jax.jit(TASK.init)(jax.random.key(0), {})
     whole = {**components(), **trained_components(TASK, params)}
     images, film = TASK.sample(whole, jax.random.key(1), Asked(num=3, steps=2, batch_size=2))
     assert images.shape == (3, 8, 8, 1)

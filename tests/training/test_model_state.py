@@ -26,7 +26,7 @@ def config_of(norm):
 
 def state_of(config, seed=0):
     """A state whose averaged parameters and model state are not as they begin."""
-    state = init_state(config.task.init(jax.random.key(seed), {}), optax.adam(0.1))
+    state = init_state(jax.jit(config.task.init)(jax.random.key(seed), {}), optax.adam(0.1))
     ema = jax.tree.map(lambda a: a + 1, state.ema_params)
     model_state = jax.tree.map(lambda a: a + 2, state.model_state)
     return state.replace(step=jnp.int32(3), ema_params=ema, model_state=model_state)
@@ -50,5 +50,6 @@ def test_a_checkpoint_holds_model_state(tmp_path, norm):
     denoiser = found["denoiser"]
     chex.assert_trees_all_equal({"denoiser": denoiser.params}, state.eval_params)
     assert (STATISTICS in denoiser.params) == (norm == "batch")
-    images = denoiser.model.apply({"params": denoiser.params}, jnp.ones((2, 8, 8, 1)), jnp.zeros(2))
+    apply = jax.jit(denoiser.model.apply)
+    images = apply({"params": denoiser.params}, jnp.ones((2, 8, 8, 1)), jnp.zeros(2))
     assert np.isfinite(images).all()

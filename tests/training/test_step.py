@@ -190,7 +190,7 @@ def norm_loss(params, keys, batch):
 
 def norm_step(**options):
     tx = optax.adam(0.1)
-    state = init_state(NET.init(ROOT, DATA["x"])["params"], tx)
+    state = init_state(jax.jit(NET.init)(ROOT, DATA["x"])["params"], tx)
     return state, make_train_step(norm_loss, tx, 0.9, **options)
 
 
@@ -234,7 +234,7 @@ def test_each_component_s_state_comes_back_under_its_name():
         )  # fmt: skip
         return sum(losses) * params["scale"], {}
 
-    tree, tx = NET.init(ROOT, DATA["x"])["params"], optax.adam(0.1)
+    tree, tx = jax.jit(NET.init)(ROOT, DATA["x"])["params"], optax.adam(0.1)
     parts = {name: jax.tree.map(jnp.array, tree) for name in ("twice", "once", "never")}
     state = init_state({**parts, "scale": jnp.ones(())}, tx)
     assert set(state.params) == {*parts, "scale"}
