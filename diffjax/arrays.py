@@ -5,6 +5,7 @@ import io
 import math
 import os
 import pathlib
+import typing
 import zipfile
 from collections.abc import Callable, Iterator
 
@@ -13,7 +14,6 @@ import numpy as np
 from diffjax.errors import UserError
 
 SUFFIX = ".npy"
-Stream = zipfile.ZipExtFile | io.BufferedReader
 HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -43,7 +43,7 @@ def read_npz(
                 raise ValueError(f"{name} is no {SUFFIX}")
             if wanted(name):
                 with archive.open(info) as file:
-                    found[name] = _array(file, info.file_size, most)
+                    found[name] = _array(typing.cast(io.BufferedIOBase, file), info.file_size, most)
                 most -= found[name].nbytes
     return found
 
@@ -59,7 +59,7 @@ def _refusing(path: pathlib.Path) -> Iterator[None]:
         raise UserError(f"cannot read {path} ({why}): copy or download it again") from error
 
 
-def _array(file: Stream, size: int, most: int) -> np.ndarray:
+def _array(file: io.BufferedIOBase, size: int, most: int) -> np.ndarray:
     """The array at the file's start, once its header is seen to ask for no more than there is."""
     version = np.lib.format.read_magic(file)
     if version not in HEADERS:

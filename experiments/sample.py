@@ -74,7 +74,10 @@ def main() -> None:
     else:
         write_whole(out / "grid.png", lambda part: edit.sheet(images).save(part, format="PNG"))
     save_film(out / "trajectory.gif", to_uint8(np.asarray(drawn.film)))
-    print(f"{num} images of step {run.step} in {out}" + ("" if edit is None else edit.told))
+    print(
+        f"{num} images of step {run.step} in {out}"
+        + ("" if edit is None else edit.told(task.condition.names))
+    )
 
 
 def _folder() -> pathlib.Path:

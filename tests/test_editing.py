@@ -355,11 +355,12 @@ def test_pictures_of_any_kind(tmp_path):
     np.save(tmp_path / "e.npy", np.full((5, 7), grey, np.uint8))
     np.save(tmp_path / "f.npy", np.full((2, 5, 7, 3), grey / 127.5 - 1))
     np.savez(tmp_path / "g.npz", other=0, images=np.full((6, 6, 1), grey))
+    Image.new("L", (9, 9), grey).save(tmp_path / "h.jfif", format="JPEG", quality=100)
     (tmp_path / ".hidden.png").write_text("no picture")
     (tmp_path / "notes.txt").write_text("no picture")
     for form in ((8, 6, 1), (4, 4, 3)):
         found = read_pictures(str(tmp_path), form)
-        assert found.shape == (8, *form)
+        assert found.shape == (9, *form)
         np.testing.assert_allclose(found, grey / 127.5 - 1, atol=1e-6)
 
 

@@ -113,7 +113,8 @@ def _find(root: pathlib.Path) -> tuple[list[pathlib.Path], dict[str, int]]:
         raise UserError(f"cannot read folder {error.filename!r}: {error.strerror}") from error
 
     inside = os.path.realpath(root)
-    found, passed_over = [], collections.Counter[str]()
+    found: list[pathlib.Path] = []
+    passed_over = collections.Counter[str]()
     for folder, subfolders, names in os.walk(root, onerror=refuse):
         passed_over["hidden"] += sum(name.startswith(".") for name in subfolders + names)
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
@@ -123,7 +124,7 @@ def _find(root: pathlib.Path) -> tuple[list[pathlib.Path], dict[str, int]]:
         for path in (pathlib.Path(folder, name) for name in names if not name.startswith(".")):
             if path.suffix.lower() in SUFFIXES:
                 _check_kind(path, root, inside)
-            elif not _is_picture(path):
+            elif not is_picture(path):
                 passed_over[f"{path.suffix or 'other'} files that hold no picture"] += 1
                 continue
             found.append(path.relative_to(root))
@@ -134,8 +135,8 @@ def _find(root: pathlib.Path) -> tuple[list[pathlib.Path], dict[str, int]]:
     return sorted(found, key=lambda file: file.parts), dict(+passed_over)
 
 
-def _is_picture(path: pathlib.Path) -> bool:
-    """Whether a file of another name holds a picture. Links, pipes and the like are not opened."""
+def is_picture(path: pathlib.Path) -> bool:
+    """Whether a file holds a picture, whatever its name. Links and pipes are not opened."""
     if path.is_symlink() or not path.is_file():
         return False
     try:

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from diffjax.arrays import read_npy, read_npz
 from diffjax.data import images
 from diffjax.data.bad import BadRecord
-from diffjax.data.folder import SUFFIXES
+from diffjax.data.folder import SUFFIXES, is_picture
 from diffjax.data.images import to_uint8
 from diffjax.errors import UserError
 
@@ -43,9 +43,9 @@ def read_pictures(
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:
     if not folder.is_dir():
         raise UserError(f"no file or folder {str(folder)!r}: give the path of one with images")
-    legal = SUFFIXES + ARRAYS
     inside = sorted(file for file in folder.iterdir() if file.is_file() and file.name[0] != ".")
-    found = [file for file in inside if file.name.lower().endswith(legal)]
+    legal = SUFFIXES + ARRAYS
+    found = [file for file in inside if file.suffix.lower() in legal or is_picture(file)]
     if not found:
         raise UserError(f"no images in {str(folder)!r}: looked for {', '.join(legal)}")
     if len(found) > MOST:

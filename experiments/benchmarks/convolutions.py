@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-from absl import flags
 from jax import Array
 from tqdm import tqdm
 
@@ -27,9 +26,9 @@ from experiments.flags import kinds
 from experiments.measurements import measuring
 
 OUT = kinds.define_path("out", None, f"the table's file; by default {TUNED}")
-BATCH = flags.DEFINE_multi_integer("batch", [1, 4, 32], "batches to measure", lower_bound=1)
-SIZE = flags.DEFINE_multi_integer("size", [4, 8, 16, 32], "heights and widths", lower_bound=1)
-WIDTH = flags.DEFINE_multi_integer("width", [32, 64, 128, 256], "channels", lower_bound=1)
+BATCH = kinds.define_integers("batch", [1, 4, 32], "batches to measure", lower_bound=1)
+SIZE = kinds.define_integers("size", [4, 8, 16, 32], "heights and widths", lower_bound=1)
+WIDTH = kinds.define_integers("width", [32, 64, 128, 256], "channels", lower_bound=1)
 GAIN = 1.1  # what another way must save over the direct one: winograd4 errs five times as much
 ROUNDS = 7
 MACHINE = ("date", "jax", "jaxlib", "cpu", "cores")  # what the times depend on

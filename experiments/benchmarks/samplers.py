@@ -46,7 +46,7 @@ SAMPLER = specs.define_specs(
 SPACING = specs.define_spec(
     "spacing", None, diffjax.spacings, "their times; by default those each sampler does best on"
 )
-NFE = flags.DEFINE_multi_integer(
+NFE = kinds.define_integers(
     "nfe", [5, 10, 20, 50], "network evaluations an image; give it as often as numbers are wanted",
     lower_bound=1,
 )  # fmt: skip

@@ -26,8 +26,8 @@ MODEL = flags.DEFINE_string(
     "model", "greyscale", f"{', '.join(measuring.NETWORKS)} or a spec: unet(sample_size=32, ...)"
 )
 OVER = flags.DEFINE_multi_enum("over", list(AXES), list(AXES), "what grows; by default each")
-BATCH = flags.DEFINE_multi_integer("batch", [1, 2, 4, 8, 16, 32], "batches", lower_bound=1)
-SIZE = flags.DEFINE_multi_integer("size", [16, 32, 48, 64], "heights and widths", lower_bound=1)
+BATCH = kinds.define_integers("batch", [1, 2, 4, 8, 16, 32], "batches", lower_bound=1)
+SIZE = kinds.define_integers("size", [16, 32, 48, 64], "heights and widths", lower_bound=1)
 WIDTH = kinds.define_numbers("width", [0.5, 1, 2], "factors on channels", lower_bound=0)
 BATCH_SIZE = kinds.define_integer(
     "batch_size", 4, "images a step where size or width grow", lower_bound=1

@@ -21,7 +21,7 @@ from diffjax.editing.inpainting import Repaint
 from diffjax.editing.interpolation import FromNoise, invert, slerp
 from diffjax.editing.pictures import PARTS, read_mask, read_pictures
 from diffjax.editing.posterior import DPS, Coarse, Grey, Measurement
-from diffjax.errors import UserError
+from diffjax.errors import UserError, listed
 from diffjax.generate import Draw
 from diffjax.guidance.thresholds import clip_x0
 from diffjax.runs import Run
@@ -84,10 +84,9 @@ class Editing:
     edit: Callable[[Sampler, Int[np.ndarray, "N"]], Edit]
     degraded: Float32[np.ndarray, "P H W C"] | None = None
 
-    @property
-    def told(self) -> str:
-        """What to tell the user of the classes that were not given."""
-        return _told(self.classes)
+    def told(self, names: Sequence[str]) -> str:
+        """What to tell the user of the classes that were not given, by their names."""
+        return _told(self.classes, names)
 
     @property
     def num(self) -> int:
@@ -125,9 +124,8 @@ class Walk:
     pictures: Float32[np.ndarray, "P H W C"]
     classes: Int[np.ndarray, "P"] | None
 
-    @property
-    def told(self) -> str:
-        return _told(self.classes)
+    def told(self, names: Sequence[str]) -> str:
+        return _told(self.classes, names)
 
     @property
     def num(self) -> int:
@@ -219,7 +217,7 @@ def _edit(
     """`edit` and `degraded` of the Editing, as the flags would have them."""
     match task:
         case "inpaint":
-            keep = jnp.asarray(read_mask(MASK.value or "centre", form))
+            keep = jnp.asarray(read_mask("centre" if MASK.value is None else MASK.value, form))
             again = _given(jump=JUMP, resample=RESAMPLE)
 
             def inpaint(sampler: Sampler, of: Int[np.ndarray, "N"]) -> Edit:
@@ -268,10 +266,11 @@ def _classes(
     return np.asarray(told(denoiser.params, jnp.asarray(pictures)))
 
 
-def _told(classes: Int[np.ndarray, "P"] | None) -> str:
+def _told(classes: Int[np.ndarray, "P"] | None, names: Sequence[str]) -> str:
     if classes is None or guiding.LABELS.present:
         return ""
-    return f", taken for classes {', '.join(map(str, classes))}: --labels would say others"
+    found = listed([names[label] if names else str(label) for label in classes])
+    return f", taken for classes {found}: --labels would say others"
 
 
 def _inverted(

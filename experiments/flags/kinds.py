@@ -69,6 +69,13 @@ def define_numbers(
     return flags.DEFINE_multi(NumberParser(lower_bound), serializer, name, default, help_text)
 
 
+def define_integers(
+    name: str, default: Sequence[int], help_text: str, lower_bound: int | None = None
+) -> flags.FlagHolder[list[int]]:
+    """A flag that may be given more than once and holds whole numbers of 32 bits."""
+    return flags.DEFINE_multi_integer(name, default, help_text, lower_bound, MOST)
+
+
 def define_integer(
     name: str,
     default: int | None,
@@ -86,7 +93,10 @@ class CountParser(flags.IntegerParser):
     syntactic_help = f"a whole number, or {DATA}"
 
     def convert(self, argument: Any) -> Any:
-        return DATA if argument == DATA else super().convert(argument)
+        try:
+            return DATA if argument == DATA else super().convert(argument)
+        except ValueError as error:
+            raise ValueError(f"give {self.syntactic_help}") from error
 
     def is_outside_bounds(self, val: Any) -> bool:
         return val != DATA and super().is_outside_bounds(val)

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 
@@ -45,9 +46,20 @@ def test_every_number_seed_and_path_of_a_program_is_of_these_kinds():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
                 name = ast.unparse(node.func)
-                assert name not in ("flags.DEFINE_float", "flags.DEFINE_integer"), path
+                assert not re.fullmatch(r"flags\.DEFINE_(multi_)?(float|integer)", name), path
                 if name == "flags.DEFINE_string":
                     assert node.args[0].value in ("mask", "coordinator", "model", "negative"), path
+
+
+def test_counts_are_numbers_or_the_data_s(own):
+    parser, serializer = kinds.CountParser(0, 10), flags.ArgumentSerializer()
+    flags.DEFINE(parser, "classes", 0, "", own, serializer)
+    for value, meant in (("data", "data"), ("3", 3)):
+        own(["program", f"--classes={value}"])
+        assert own.classes == meant
+    for bad in ("-1", "11", "three", "1.5", ""):
+        with pytest.raises(flags.IllegalFlagValueError, match="whole number, or data"):
+            own(["program", f"--classes={bad}"])
 
 
 @pytest.mark.parametrize("seed", ["4294967296", "-1", "9223372036854775808"])

@@ -140,6 +140,7 @@ def test_bad_input(runs, pictures, tmp_path):
         ((*inpaint, f"--mask={tmp_path}/black.png"), "keeps nothing"),
         ((*inpaint, f"--mask={tmp_path}/half.npy"), "1 is kept, 0 painted"),
         ((*inpaint, f"--mask={tmp_path}/broken.png"), "broken.png"),
+        ((*inpaint, "--mask="), "no mask ''"),
         ((*inpaint, "--jump=0"), "jump=0: choose 1 or more"),
         ((*inpaint, "--resample=0"), "resample=0: choose 1 or more"),
         ((*inpaint, "--labels=3"), "'3' is no class: choose from 0 to 2 (--labels)"),
