@@ -40,6 +40,9 @@ def consistency_loss(
 ) -> Callable[[Params, Keys, Mapping[str, Array]], tuple[Float[Array, ""], dict[str, Array]]]:
     """How far f(x_t, t) lies from f(x_s, s), t and s being neighbours on a grid of `intervals`.
 
+    It is weighted by 1 / (sigma(t) - sigma(s)) (Song & Dhariwal 2024, eq. 8), sigma being the
+    noise over alpha.
+
     x_s is where a step of `solver` on the teacher's flow leads from x_t (consistency distillation,
     Song et al. 2023, algorithm 2), or, without a teacher, of the same x0 and eps as x_t
     (consistency training, algorithm 3). f(x_s, s) is the student's own, held constant. `times` says
@@ -84,7 +87,9 @@ def consistency_loss(
             target = jax.lax.stop_gradient(student(x_s, s).x0)
         with dropout.by_sample(drop_keys):
             found = student(x_t, t).x0
-        return jnp.mean(importance * pseudo_huber(found - target, huber)), {}
+        sigma = process.schedule.sigma_ve
+        weight = importance / (sigma(t) - sigma(s))
+        return jnp.mean(weight * pseudo_huber(found - target, huber)), {}
 
     return loss_fn
 

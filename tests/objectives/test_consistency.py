@@ -21,6 +21,7 @@ from diffjax.schedules.cosine import Cosine
 from diffjax.schedules.edm import EDM
 from diffjax.schedules.flow import Flow
 from diffjax.schedules.linear import Linear
+from diffjax.time_laws.base import TimeLaw
 from diffjax.time_laws.uniform import Uniform
 from diffjax.typing import Prediction
 
@@ -137,6 +138,16 @@ def test_boundary(process):
     assert np.abs(found.x0 - says(-3.0)(x, later).x0).min() > 0.1
 
 
+@dataclasses.dataclass(frozen=True)
+class Always(TimeLaw):
+    """One time."""
+
+    time: float
+
+    def draw(self, keys, schedule):
+        return jnp.full(keys.shape, self.time), jnp.ones(keys.shape)
+
+
 def exact_model(oracle):
     """The exact consistency function as a denoiser."""
 
@@ -148,29 +159,52 @@ def exact_model(oracle):
     return denoise
 
 
+def saying(process, f):
+    """A network that makes of a consistent process's x0 what f(x, t) is, but at the first time.
+
+    What is to be wrapped for that: a consistent x0 is the network's and near times the noise.
+    """
+    plain = dataclasses.replace(process, consistent=False)
+
+    def apply(variables, x, index, train=False):
+        t = (index + 1) / process.schedule.steps
+        alpha, sigma, first = (
+            jnp.broadcast_to(c, t.shape)[:, None, None, None]
+            for c in (
+                *process.schedule.alpha_sigma(t),
+                process.schedule.sigma_ve(jnp.asarray(1 / process.schedule.steps)),
+            )
+        )
+        x = x / process.model_input(jnp.ones_like(x), t)
+        near = first / sigma
+        x0 = (jax.vmap(f)(x, t) - near * x) / jnp.maximum(1 - near * alpha, 1e-6)
+        return plain.target_of(x0, (x - alpha * x0) / sigma, t)
+
+    return apply
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p.schedule).__name__)
+def test_the_weight_is_one_over_the_gap_in_sigma(process):
+    """Song & Dhariwal (2024, eq. 8), where f says the time itself, from any image."""
+    apply = saying(process, lambda x, t: jnp.full_like(x, 3 * t))
+    points, c, d = grid(process.schedule, 3), 0.1, np.prod(SHAPE)
+    sigma = np.asarray(process.schedule.sigma_ve(jnp.asarray(points)), float)
+    for upper in (2, 3):
+        loss_fn = consistency_loss(process, apply, 3, times=Always(points[upper]), huber=c)
+        gap = 3 * (points[upper] - points[upper - 1])
+        wanted = (np.sqrt(d * gap**2 + c**2 * d) - c * np.sqrt(d)) / (
+            sigma[upper] - sigma[upper - 1]
+        )
+        np.testing.assert_allclose(loss_fn({}, KEYS, BATCH)[0], wanted, rtol=1e-3)
+
+
 @pytest.mark.parametrize("process", PROCESSES[1::2], ids=lambda p: type(p.schedule).__name__)
 def test_the_exact_model_is_consistent(process):
     """Where f is the flow's own, and the solver exact, nothing is left of the loss."""
     oracle = Gaussian(process.schedule)
-    plain = dataclasses.replace(process, consistent=False)
 
     def loss_of(wrong):
-        def apply(variables, x, index, train=False):
-            # What is to be wrapped so that f is the exact one: the flow's f is x0 + near eps.
-            t = (index + 1) / process.schedule.steps
-            alpha, sigma, first = (
-                jnp.broadcast_to(c, t.shape)[:, None, None, None]
-                for c in (
-                    *process.schedule.alpha_sigma(t),
-                    process.schedule.sigma_ve(jnp.asarray(1 / process.schedule.steps)),
-                )
-            )
-            x = x / process.model_input(jnp.ones_like(x), t)
-            f = jax.vmap(lambda x, t: to_first(oracle, x, t))(x, t) + wrong
-            near = first / sigma
-            x0 = (f - near * x) / jnp.maximum(1 - near * alpha, 1e-6)
-            return plain.target_of(x0, (x - alpha * x0) / sigma, t)
-
+        apply = saying(process, lambda x, t: to_first(oracle, x, t) + wrong)
         loss_fn = consistency_loss(
             process, apply, 20, lambda cond: oracle.denoise, solver=Exact(oracle), times=Uniform()
         )
