@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+import diffjax.conditions
+from diffjax import spec
 from diffjax.display.images import read_film
 from diffjax.display.page import Curve, Page, Picture, save_page
 from diffjax.errors import UserError, listed
-from diffjax.runs import RunConfig
 from diffjax.training.run import RunFolder
 
 Lines = dict[int, dict[str, float]]  # step -> what was measured, by name
@@ -122,11 +123,13 @@ def _facts(metrics: Lines, speed: Lines, step: int, flags: str) -> dict[str, str
 
 def _classes(config: dict[str, Any]) -> dict[str, str]:
     """The classes that the run's network is told of, where they have names."""
+    task = config.get("config")
+    told = task.get("condition") if isinstance(task, dict) else None
     try:
-        condition = RunConfig.from_dict(config).task.condition
-    except (UserError, AttributeError):  # a config of another form, or a task without a condition
+        names = spec.build(str(told or "none"), diffjax.conditions).names
+    except UserError:  # of another version
         return {}
-    return {"classes": listed(condition.names)} if condition.names else {}
+    return {"classes": listed(names)} if names else {}
 
 
 def _by_step(run: RunFolder) -> dict[int, pathlib.Path]:

@@ -16,7 +16,6 @@ import diffjax.data
 import diffjax.tasks
 from diffjax import spec
 from diffjax.checksum import checksum
-from diffjax.conditions.none import Unconditional
 from diffjax.data import Records
 from diffjax.errors import UserError, listed
 from diffjax.guidance.plan import Guidance
@@ -76,8 +75,8 @@ class RunConfig(Generic[T]):
     ) -> Records:
         """As `Training.open`. Raises UserError where the classes are no longer those of the run."""
         records = self.training.open(split, data_dir, max_bad_records)
-        condition = getattr(self.task, "condition", Unconditional())
-        if not condition.fits(records.class_names):
+        condition = getattr(self.task, "condition", None)
+        if condition is not None and not condition.fits(records.class_names):
             raise UserError(
                 f"the run knows the classes {listed(condition.names)}, and its data set "
                 f"{self.training.dataset} has {listed(records.class_names)} now: put them back"

@@ -14,6 +14,7 @@ ALLOWED = {
     "typing": "",
     "files": "",
     "devices": "",
+    "arrays": "errors",
     "batches": "",
     "checksum": "typing",
     "spec": "errors",
@@ -40,14 +41,14 @@ ALLOWED = {
     "likelihood": "batches conditions process randomness schedules typing variational_terms",
     "generate": "batches conditions devices errors guidance process randomness samplers spacings"
     " typing",
-    "editing": "data errors generate guidance process randomness samplers schedules spacings"
+    "editing": "arrays data errors generate guidance process randomness samplers schedules spacings"
     " typing",
     "training": "devices errors files models randomness typing",
-    "interop": "errors files models spec typing",
+    "interop": "arrays errors files models spec typing",
     "tasks": "batches conditions data display editing errors files generate guidance metrics"
     " models objectives process randomness samplers schedules spaces spacings spec time_laws"
     " training typing weightings",
-    "run_report": "display errors training",
+    "run_report": "conditions display errors spec training",
     "runs": "checksum data errors guidance interop models samplers spacings spec tasks training"
     " typing",
     "session": "data display errors files run_report runs tasks training typing",

@@ -116,9 +116,15 @@ def on_one_device(tree: T) -> T:
 
 
 def wait_for_all(what: str) -> None:
-    """Returns once every process has come to this point."""
+    """Returns once every process has come to this point, and all devices have met.
+
+    On a CPU devices that first meet in a train step give up on one whose step is compiled half a
+    minute later.
+    """
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
+        met = jax.pmap(lambda one: lax.psum(one, AXIS), AXIS)(np.ones(jax.local_device_count()))
+        jax.block_until_ready(met)
 
 
 def _scanned(step: TrainStep) -> Steps:
