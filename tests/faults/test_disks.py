@@ -49,9 +49,11 @@ def test_a_disk_fills_up(small_disk, whole, fillings):
     """A random rest of it is free at each start; once there is room, the run ends as one."""
     rng, said = random.Random(0), []
     ballast = small_disk / "ballast"
-    for _ in range(fillings):
+    for i in range(fillings):
         free = shutil.disk_usage(small_disk).free
-        ballast.write_bytes(bytes(max(0, free - rng.randrange(100_000, 5_000_000))))
+        # In turn too little for a checkpoint, and enough for that but not for the report.
+        rest = rng.randrange(*((100_000, 1_000_000), (2_000_000, 4_500_000))[i % 2])
+        ballast.write_bytes(bytes(max(0, free - rest)))
         done = program("ddpm", *FLAGS, f"--workdir={small_disk}/run")
         if done.returncode:
             line = check_refused(done)
@@ -61,7 +63,8 @@ def test_a_disk_fills_up(small_disk, whole, fillings):
     done = program("ddpm", *FLAGS, f"--workdir={small_disk}/run")
     assert done.returncode == 0, done.stderr
     assert (small_disk / "run" / "metrics.jsonl").read_text() == whole
-    assert said, "no filling was large enough"
+    for what in ("checkpoint", "report.html"):
+        assert any(what in line.rpartition("/")[2] for line in said), said
     print(f"{fillings} fillings, {len(said)} stopped the run:", *said, sep="\n")
 
 
