@@ -25,6 +25,7 @@ ALLOWED = {
     "spacings": "errors schedules spec",
     "models": "conditions errors spec typing",
     "data": "errors spec third_party",
+    "text": "errors",
     "deconvolution": "",
     "display": "files",
     "metrics": "batches checksum errors interop models typing",
@@ -44,7 +45,7 @@ ALLOWED = {
     "editing": "arrays data errors generate guidance process randomness samplers schedules spacings"
     " typing",
     "training": "devices errors files models randomness typing",
-    "interop": "arrays errors files models spec typing",
+    "interop": "arrays data errors files models spec text third_party typing",
     "tasks": "batches conditions data display editing errors files generate guidance metrics"
     " models objectives process randomness samplers schedules spaces spacings spec time_laws"
     " training typing weightings",
