@@ -29,7 +29,12 @@ if TYPE_CHECKING:
     )
     from diffjax.drawing import sample
     from diffjax.errors import UserError
-    from diffjax.interop import load_unet2d, save_unet2d
+    from diffjax.interop import (
+        load_image_processor,
+        load_tokenizer,
+        load_unet2d,
+        save_unet2d,
+    )
     from diffjax.process import Process
     from diffjax.randomness import sample_keys
     from diffjax.runs import Run, load
@@ -44,6 +49,8 @@ __all__ = [
     "guidance",
     "likelihood",
     "load",
+    "load_image_processor",
+    "load_tokenizer",
     "load_unet2d",
     "losses",
     "metrics",
@@ -66,6 +73,8 @@ _MODULES = {
     "Run": "runs",
     "UserError": "errors",
     "load": "runs",
+    "load_image_processor": "interop",
+    "load_tokenizer": "interop",
     "load_unet2d": "interop",
     "sample": "drawing",
     "sample_keys": "randomness",

@@ -111,3 +111,25 @@ def scaled(pixels: np.ndarray) -> np.ndarray:
 def to_uint8(images: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
     """Images in [-1, 1] as bytes; what lies outside is clipped."""
     return np.clip(np.round((images + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def to_rgb(picture: Image.Image | np.ndarray) -> Image.Image:
+    """A picture of any mode, or uint8 HW or HWC with 1 to 4 channels, in RGB without alpha.
+
+    Raises UserError for other arrays, and for pictures without pixels.
+    """
+    if not isinstance(picture, Image.Image):
+        picture = _from_bytes(np.asarray(picture))
+    if 0 in picture.size:
+        raise UserError(f"a picture of {picture.width}x{picture.height} has no pixels")
+    return _flattened(picture).convert("RGB")
+
+
+def _from_bytes(pixels: np.ndarray) -> Image.Image:
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or not 1 <= pixels.shape[-1] <= 4:
+        raise UserError(
+            f"an array of {pixels.dtype} {pixels.shape} is no picture: give uint8 (H, W, C)"
+        )
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
