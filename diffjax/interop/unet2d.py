@@ -1,27 +1,24 @@
 """U-Nets in the form that diffusers' UNet2DModel saves and loads: config.json and weights."""
 
-import json
 import os
 import re
 import warnings
 from dataclasses import fields
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax import traverse_util
 
 import diffjax.models
 from diffjax import spec
 from diffjax.errors import UserError
-from diffjax.interop.safetensors import encode, read, read_json, write
-from diffjax.interop.torch_names import LEAVES, check_names, transpose
+from diffjax.interop.folders import CONFIG, weights_file, write_model
+from diffjax.interop.safetensors import read, read_json
+from diffjax.interop.torch_names import Slot, slots, to_tensors, to_tree
 from diffjax.models.unet import UNet
 from diffjax.typing import Params
 
-CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 CLASS = "UNet2DModel"
 DTYPE = "_diffjax_dtype"  # an option of ours; diffusers passes over names that begin with _
 # The options of UNet2DModel: ours without how it is computed and what Linen adds.
@@ -30,13 +27,6 @@ OPTIONS = {field.name for field in fields(UNet)} - {"dtype", "remat", "parent", 
 LISTS = "down_blocks|up_blocks|resnets|attentions|downsamplers|upsamplers|to_out"
 # What diffusers' first releases called the layers of attention.
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-
-
-class Slot(NamedTuple):
-    """Where one of torch's tensors belongs in our tree, and the shape it has there."""
-
-    path: tuple[str, ...]
-    shape: tuple[int, ...]
 
 
 def load_unet2d(folder: str | os.PathLike[str]) -> tuple[UNet, Params]:
@@ -50,34 +40,9 @@ def load_unet2d(folder: str | os.PathLike[str]) -> tuple[UNet, Params]:
     if not (folder / CONFIG).is_file() and (folder / "unet" / CONFIG).is_file():
         raise UserError(f"{folder} is a whole pipeline: load {folder / 'unet'}")
     model = _read_config(folder / CONFIG)
-    path = _weights(folder)
+    path = weights_file(folder, WEIGHTS)
     tensors = {_new_name(name): value for name, value in read(path).items()}
-    slots = _slots(model)
-    check_names(str(path), tensors, slots, "U-Net")
-    tree = {}
-    for name, (where, shape) in slots.items():
-        value = transpose(tensors[name], where[-1])
-        if value.shape != shape:
-            raise UserError(f"{path}: {name} has shape {tensors[name].shape}, which does not fit")
-        tree[where] = jnp.asarray(value)
-    return model, traverse_util.unflatten_dict(tree)
-
-
-def _weights(folder: Path) -> Path:
-    """The file of the weights: that of a variant, such as fp16, where there is no other."""
-    path = folder / WEIGHTS
-    if list(folder.glob(f"{WEIGHTS}*")):
-        return path
-    variants = sorted(folder.glob(f"{path.stem}.*{path.suffix}"))
-    if len(variants) > 1:
-        names = ", ".join(variant.name for variant in variants)
-        raise UserError(f"no {path}, and several variants ({names}): rename one to {WEIGHTS}")
-    if not variants and path.with_suffix(".bin").is_file():
-        raise UserError(
-            f"{path.with_suffix('.bin')} is a Python pickle, which can run code: "
-            "save the model again with safe_serialization=True"
-        )
-    return variants[0] if variants else path
+    return model, to_tree(str(path), tensors, _slots(model), "U-Net")
 
 
 def save_unet2d(model: UNet, params: Params, folder: str | os.PathLike[str]) -> None:
@@ -86,25 +51,10 @@ def save_unet2d(model: UNet, params: Params, folder: str | os.PathLike[str]) -> 
     Files of the same names are replaced, each whole or not at all. Raises UserError for params that
     are not this model's, a folder that cannot be written, and one with weights in several files.
     """
-    folder = Path(folder).expanduser()
-    if (folder / f"{WEIGHTS}.index.json").exists():
-        raise UserError(f"{folder} holds a model in several files: choose another folder")
-    flat = traverse_util.flatten_dict(params)
-    given = {_torch_name(path): np.asarray(value, np.float32) for path, value in flat.items()}
-    slots = _slots(model)
-    check_names("params", given, slots, "U-Net")
-    for name, (where, shape) in slots.items():
-        if given[name].shape != shape:
-            raise UserError(f"params: {'/'.join(where)} has {given[name].shape}, not {shape}")
-        given[name] = transpose(given[name], where[-1], back=True)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
-    write(folder / WEIGHTS, encode(given))
+    given = to_tensors(params, _slots(model), LISTS, "U-Net")
     options = {name: getattr(model, name) for name in sorted(OPTIONS)}
     config = {"_class_name": CLASS, DTYPE: model.dtype, **options}
-    write(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    write_model(Path(folder).expanduser(), WEIGHTS, given, config)
 
 
 def _read_config(path: Path) -> UNet:
@@ -139,14 +89,7 @@ def _slots(model: UNet) -> dict[str, Slot]:
         labels = shape((1,), jnp.int32)
     images = shape((1, size, size, model.in_channels), jnp.float32)
     tree = jax.eval_shape(model.init, jax.random.key(0), images, shape((), jnp.float32), labels)
-    flat = traverse_util.flatten_dict(tree["params"])
-    return {_torch_name(path): Slot(path, leaf.shape) for path, leaf in flat.items()}
-
-
-def _torch_name(path: tuple[str, ...]) -> str:
-    """down_blocks_0/resnets_1/conv1/kernel → down_blocks.0.resnets.1.conv1.weight."""
-    modules = [re.sub(rf"^({LISTS})_(\d+)$", r"\1.\2", name) for name in path[:-1]]
-    return ".".join([*modules, LEAVES.get(path[-1], path[-1])])
+    return slots(tree["params"], LISTS)
 
 
 def _new_name(name: str) -> str:
