@@ -30,9 +30,11 @@ if TYPE_CHECKING:
     from diffjax.drawing import sample
     from diffjax.errors import UserError
     from diffjax.interop import (
+        load_clip,
         load_image_processor,
         load_tokenizer,
         load_unet2d,
+        save_clip,
         save_unet2d,
     )
     from diffjax.process import Process
@@ -49,6 +51,7 @@ __all__ = [
     "guidance",
     "likelihood",
     "load",
+    "load_clip",
     "load_image_processor",
     "load_tokenizer",
     "load_unet2d",
@@ -58,6 +61,7 @@ __all__ = [
     "sample",
     "sample_keys",
     "samplers",
+    "save_clip",
     "save_unet2d",
     "schedules",
     "spaces",
@@ -73,11 +77,13 @@ _MODULES = {
     "Run": "runs",
     "UserError": "errors",
     "load": "runs",
+    "load_clip": "interop",
     "load_image_processor": "interop",
     "load_tokenizer": "interop",
     "load_unet2d": "interop",
     "sample": "drawing",
     "sample_keys": "randomness",
+    "save_clip": "interop",
     "save_unet2d": "interop",
 }
 

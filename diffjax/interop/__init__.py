@@ -1,7 +1,15 @@
 """Weights to and from other libraries, without their code; CLIP's tokenizer and preprocessing."""
 
+from diffjax.interop.clip import load_clip, save_clip
 from diffjax.interop.clip_tokenizer import load_tokenizer
 from diffjax.interop.image_processor import load_image_processor
 from diffjax.interop.unet2d import load_unet2d, save_unet2d
 
-__all__ = ["load_image_processor", "load_tokenizer", "load_unet2d", "save_unet2d"]
+__all__ = [
+    "load_clip",
+    "load_image_processor",
+    "load_tokenizer",
+    "load_unet2d",
+    "save_clip",
+    "save_unet2d",
+]

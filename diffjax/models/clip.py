@@ -47,7 +47,7 @@ class CLIP(nn.Module):
                 (self.vision_model, "visual_projection"),
                 (self.text_model, "text_projection"),
             ):
-                if tower is not None and not tower.embeds:
+                if isinstance(tower, CLIPVision | CLIPText):
                     setattr(self, name, _projection(tower, self.projection_dim))
         if self.vision_model is not None and self.text_model is not None:
             # SigLIP's start is 10 (Zhai et al. 2023, sec. 3.1), CLIP's 1/0.07 (sec. 2.5).

@@ -47,7 +47,7 @@ class States(NamedTuple):
 class Layers(NamedTuple):
     """How the layers of an encoder are built."""
 
-    count: int
+    depth: int
     heads: int
     hidden: int
     act: str
@@ -61,7 +61,7 @@ class Layers(NamedTuple):
 
     def into_stream(self, width: int) -> Callable[..., Any]:
         """How a layer starts whose output is added to the stream (Radford et al. 2021, code)."""
-        return nn.initializers.normal(width**-0.5 * (2 * self.count) ** -0.5)
+        return nn.initializers.normal(width**-0.5 * (2 * self.depth) ** -0.5)
 
 
 class Transformer(nn.Module):
@@ -78,7 +78,6 @@ class Transformer(nn.Module):
     layer_norm_eps: float | int = 1e-5
     dtype: str = "float32"
 
-    embeds: ClassVar[bool] = False  # whether `pooled` is the embedding, without a projection
     positive: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
@@ -153,7 +152,7 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, x: Tokens) -> tuple[Tokens, ...]:
         states = [x]
-        for i in range(self.layers.count):
+        for i in range(self.layers.depth):
             states.append(EncoderLayer(self.layers, name=f"layers_{i}")(states[-1]))
         return tuple(states)
 

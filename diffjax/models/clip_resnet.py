@@ -104,7 +104,6 @@ class CLIPResNet(nn.Module):
     image_size: int = 224
     dtype: str = "float32"
 
-    embeds: ClassVar[bool] = True
     num_channels: ClassVar[int] = 3
 
     def __post_init__(self) -> None:

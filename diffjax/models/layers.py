@@ -119,7 +119,8 @@ def attend(
         return flash(*(a.swapaxes(1, 2) for a in (q, k, v))).swapaxes(1, 2)
     logits = jnp.matmul(q, k.mT, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
     if causal:
-        logits = jnp.where(jnp.tri(*logits.shape[-2:], dtype=bool), logits, -jnp.inf)
+        past = jnp.tri(q.shape[-2], k.shape[-2], dtype=bool)
+        logits = jnp.where(past, logits, -jnp.inf)
     # Any constant will do, and the largest overflows nothing: no gradient goes through it.
     weights = jnp.exp(logits - lax.stop_gradient(logits.max(-1, keepdims=True)))
     total = weights.sum(-1, keepdims=True)

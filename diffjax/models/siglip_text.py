@@ -33,7 +33,6 @@ class SigLIPText(Transformer):
     max_position_embeddings: int = 64
     projection_size: int | None = None
 
-    embeds: ClassVar[bool] = True
     positive: ClassVar[tuple[str, ...]] = ("vocab_size", "max_position_embeddings", "embed_dim")
 
     @property

@@ -53,7 +53,6 @@ class SigLIPVision(Transformer):
     patch_size: int = 16
     num_channels: int = 3
 
-    embeds: ClassVar[bool] = True
     positive: ClassVar[tuple[str, ...]] = ("image_size", "patch_size", "num_channels")
 
     def __post_init__(self) -> None:
