@@ -219,8 +219,11 @@ def _times(path: Path, name: str, value: object, factor: object) -> int | float:
 def _renamed(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The tensors under transformers' names and in their layout."""
     found = {}
+    is_vit = "visual.class_embedding" in tensors
     for name, value in tensors.items():
         new = _new_name(name.removeprefix("text."))  # open_clip's, where the towers are alike
+        if new == "vision_model.conv1.weight" and is_vit:
+            new = "vision_model.embeddings.patch_embedding.weight"
         # Used as x @ W there, and by a dense layer here.
         is_projection = new.endswith("_projection.weight") and value.ndim == 2
         found[new] = value.T if is_projection else value

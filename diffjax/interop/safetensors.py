@@ -95,7 +95,8 @@ def read_json(path: Path) -> dict[str, object]:
 
 def encode(tensors: Mapping[str, np.ndarray]) -> bytes:
     """The bytes of a safetensors file, with the mark that readers of torch's weights look for."""
-    return save({k: np.ascontiguousarray(v) for k, v in tensors.items()}, {"format": "pt"})
+    # ascontiguousarray would make a vector of a number.
+    return save({k: np.asarray(v, order="C") for k, v in tensors.items()}, {"format": "pt"})
 
 
 def write(path: Path, content: bytes) -> None:

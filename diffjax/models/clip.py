@@ -5,7 +5,7 @@ import math
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from diffjax.errors import UserError
 from diffjax.models.clip_layers import Ids, Pooled, States
@@ -57,7 +57,9 @@ class CLIP(nn.Module):
                 start = nn.initializers.constant(-10.0)
                 self.logit_bias = self.param("logit_bias", start, (), jnp.float32)
 
-    def __call__(self, images: Images, ids: Ids) -> Float[Array, "N M"]:
+    def __call__(
+        self, images: Float[Array, "N H W C"], ids: Int[Array, "M T"]
+    ) -> Float[Array, "N M"]:
         """Logits of each image (row) with each text (column), whose numbers may differ.
 
         They are exp(logit_scale) times the cosine of the embeddings, plus the bias.

@@ -18,8 +18,8 @@ from diffjax.models import layers
 from diffjax.models.layers import Activation, attend
 from diffjax.typing import Images
 
-Tokens = Float[Array, "B T C"]
-Pooled = Float[Array, "B C"]
+Tokens = Float[Array, "B T E"]
+Pooled = Float[Array, "B E"]
 Ids = Int[Array, "B T"]
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -102,7 +102,7 @@ class Attention(nn.Module):
     layers: Layers
 
     @nn.compact
-    def __call__(self, x: Tokens, to: Float[Array, "B S C"] | None = None) -> Tokens:
+    def __call__(self, x: Tokens, to: Float[Array, "B S E"] | None = None) -> Tokens:
         width = x.shape[-1]
         to = x if to is None else to
         start = nn.initializers.normal(width**-0.5)
