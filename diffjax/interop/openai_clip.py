@@ -125,6 +125,8 @@ def _model(path: Path, options: Mapping[str, object], dtype: str) -> CLIP:
     vision, text = (_section(path, options, name) for name in ("vision_cfg", "text_cfg"))
     act = "quick_gelu" if options.get("quick_gelu") else "gelu"
     size = options.get("embed_dim")
+    if type(size) is not int:
+        raise UserError(f"{path}: embed_dim={size!r} is not a whole number")
     towers = {
         "vision_model": _vision(path, vision, act, size, dtype),
         "text_model": _text(path, text, act, dtype),
