@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Num
 
 from diffjax.models.convolution import conv_general_dilated
 from diffjax.typing import Images
@@ -39,6 +39,14 @@ Dense = partial(nn.Dense, kernel_init=start)
 Conv = partial(nn.Conv, kernel_init=start, conv_general_dilated=conv_general_dilated)
 Conv3x3 = partial(Conv, kernel_size=(3, 3), padding=1)
 Conv1x1 = partial(Conv, kernel_size=(1, 1))
+
+# Added to the logits of masked places. Not -inf: where all are masked, all are attended to.
+MASKED = -1e4
+
+
+def machine_dtype(dtype: str | None) -> str:
+    """`dtype`, or without one what this machine is built for."""
+    return dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
 
 
 class GroupNorm(nn.Module):
@@ -91,43 +99,59 @@ class Attention(nn.Module):
         if self.groups is not None:
             h = GroupNorm(self.groups, self.eps, self.dtype, name="group_norm")(h)
         h = h.reshape(batch, height * width, channels)
-        heads = (batch, height * width, channels // self.head_dim, self.head_dim)
         q, k, v = (
-            Dense(channels, dtype=self.dtype, name=name)(h).reshape(heads).swapaxes(1, 2)
-            for name in ("to_q", "to_k", "to_v")
+            Dense(channels, dtype=self.dtype, name=name)(h) for name in ("to_q", "to_k", "to_v")
         )
-        h = attend(q, k, v).swapaxes(1, 2).reshape(h.shape)
+        h = attend_by_heads(q, k, v, self.head_dim)
         h = Dense(channels, dtype=self.dtype, kernel_init=zeros, name="to_out_0")(h)
         return (x + h.reshape(x.shape)) / self.out_scale
+
+
+def attend_by_heads(
+    q: Float[Array, "B T C"],
+    k: Float[Array, "B S C"],
+    v: Float[Array, "B S C"],
+    head_dim: int,
+    mask: Bool[Array, "B S"] | None = None,
+) -> Float[Array, "B T C"]:
+    """Attention of C // `head_dim` heads, each to its own `head_dim` channels."""
+    q, k, v = (a.reshape(*a.shape[:2], -1, head_dim).swapaxes(1, 2) for a in (q, k, v))
+    h = attend(q, k, v, mask).swapaxes(1, 2)
+    return h.reshape(*h.shape[:2], -1)
 
 
 def attend(
     q: Float[Array, "B N T D"],
     k: Float[Array, "B N S D"],
     v: Float[Array, "B N S D"],
+    mask: Bool[Array, "B S"] | None = None,
     *,
     causal: bool = False,
 ) -> Float[Array, "B N T D"]:
-    """softmax(q kᵀ / √D) v, the softmax in float32. `causal`: place t sees places up to t alone.
+    """softmax(q kᵀ / √D) v, the softmax in float32. Places where `mask` is False are left out.
+
+    `causal`: place t sees places up to t alone.
 
     Its sum divides the product with v, T x D numbers, and not the T x T weights (Dao et al. 2022,
     sec. 3.1): forward on a CPU three times as fast with eight heads. Where a GPU has a kernel that
     never keeps the T x T numbers at all (ibid., alg. 1) that is called.
     """
-    if _has_flash_kernel(q) and _has_flash_kernel(k):
+    if mask is None and _has_flash_kernel(q, k):
         flash = partial(jax.nn.dot_product_attention, is_causal=causal, implementation="cudnn")
         return flash(*(a.swapaxes(1, 2) for a in (q, k, v))).swapaxes(1, 2)
     logits = jnp.matmul(q, k.mT, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
     if causal:
         past = jnp.tri(q.shape[-2], k.shape[-2], dtype=bool)
         logits = jnp.where(past, logits, -jnp.inf)
+    if mask is not None:
+        logits = logits + jnp.where(mask, 0, MASKED)[:, None, None]
     # Any constant will do, and the largest overflows nothing: no gradient goes through it.
     weights = jnp.exp(logits - lax.stop_gradient(logits.max(-1, keepdims=True)))
     total = weights.sum(-1, keepdims=True)
     return (jnp.matmul(weights.astype(v.dtype), v) / total).astype(v.dtype)
 
 
-def _has_flash_kernel(q: Float[Array, "B N T D"]) -> bool:
+def _has_flash_kernel(q: Float[Array, "B N T D"], k: Float[Array, "B N S D"]) -> bool:
     """Whether cuDNN's attention takes such numbers, and this process computes on a GPU that has it.
 
     That is from Ampere on, in 16 bits, an even number of places (its gradient takes no other), and
@@ -139,7 +163,7 @@ def _has_flash_kernel(q: Float[Array, "B N T D"]) -> bool:
         and bool(re.fullmatch(r"\d+\.\d", capability))  # AMD's read otherwise
         and float(capability) >= 8
         and q.dtype in (jnp.bfloat16, jnp.float16)
-        and q.shape[-2] % 2 == 0
+        and q.shape[-2] % 2 == k.shape[-2] % 2 == 0
         and q.shape[-1] % 8 == 0
         and q.shape[-1] <= 128
     )
@@ -267,14 +291,15 @@ def _with_border(x: Images, axis: int) -> Resized:
 
 
 class TimeMLP(nn.Module):
-    """Two dense layers with a SiLU between, from features of the time to its embedding."""
+    """Two dense layers with an activation between, from features of the time to its embedding."""
 
     width: int
     dtype: str = "float32"
+    activation: Activation = nn.silu
 
     @nn.compact
     def __call__(self, features: Float[Array, "b F"]) -> Float[Array, "b E"]:
-        h = nn.silu(Dense(self.width, dtype=self.dtype, name="linear_1")(features))
+        h = self.activation(Dense(self.width, dtype=self.dtype, name="linear_1")(features))
         return Dense(self.width, dtype=self.dtype, name="linear_2")(h)
 
 
@@ -292,6 +317,11 @@ def sinusoids(
     parts = [jnp.sin(angles), jnp.cos(angles)]
     features = jnp.concatenate(parts[::-1] if cos_first else parts, axis=-1)
     return jnp.pad(features, ((0, 0), (0, width % 2)))
+
+
+def look_up(table: nn.Embed, rows: Num[Array, "b"]) -> Float[Array, "b E"]:
+    """The rows of a table. One that is not there is NaN, also below 0, which would wrap round."""
+    return table(jnp.where(rows < 0, table.num_embeddings, rows))
 
 
 class FourierFeatures(nn.Module):

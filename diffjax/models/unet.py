@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
-from jaxtyping import Float, Num
+from jaxtyping import Float
 
 from diffjax.conditions.base import Condition, Mask
 from diffjax.conditions.label import Label
@@ -22,20 +21,15 @@ from diffjax.models.layers import (
     Embedding,
     FourierFeatures,
     GroupNorm,
-    ResnetBlock,
     TimeMLP,
+    look_up,
+    machine_dtype,
     sinusoids,
     zeros,
 )
-from diffjax.models.unet_blocks import DownBlock, MidBlock, Part, UpBlock
+from diffjax.models.unet_blocks import Part, residual_part, run_levels
 from diffjax.models.unet_checks import Labels, check_input, check_options
-from diffjax.models.unet_levels import (
-    down_levels,
-    embedding_width,
-    groups_of,
-    mid_level,
-    up_levels,
-)
+from diffjax.models.unet_levels import embedding_width, groups_of, levels_of
 from diffjax.typing import Images, TimeInput, Times
 
 __all__ = ["UNet"]
@@ -100,21 +94,10 @@ class UNet(Backbone):
         check_input(self, x, cond)
         t = jnp.atleast_1d(t).astype(jnp.float32)
         emb = ACTIVATIONS[self.act_fn.lower()](self._embed(t, cond))
-        parts = self._parts(train)
         image = x = (2 * x - 1 if self.center_input_sample else x).astype(self.compute_dtype)
         x = Conv3x3(self.block_out_channels[0], dtype=self.compute_dtype, name="conv_in")(x)
-        states = [x]
-        for i, level in enumerate(down_levels(self)):
-            down = DownBlock(level, *parts, self.downsample_padding, name=f"down_blocks_{i}")
-            x, image, new = down(x, emb, image)
-            states += new
-        if self.mid_block_type is not None:
-            x = MidBlock(mid_level(self), *parts, name="mid_block")(x, emb)
-        drawn: Array | None = None
-        for i, level in enumerate(up_levels(self)):
-            taken = [states.pop() for _ in level.groups_in]
-            up = UpBlock(level, *parts, self.norm_eps, name=f"up_blocks_{i}")
-            x, drawn = up(x, emb, drawn, taken)
+        parts = residual_part(self, train), self._attention()
+        x, drawn = run_levels(self, levels_of(self), parts, x, emb, image)
         x = nn.silu(self._norm_out(x))
         x = Conv3x3(
             self.out_channels, dtype=self.compute_dtype, kernel_init=zeros, name="conv_out"
@@ -157,23 +140,12 @@ class UNet(Backbone):
     @property
     def compute_dtype(self) -> str:
         """What is computed in on this machine."""
-        return self.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+        return machine_dtype(self.dtype)
 
-    def _parts(self, train: bool) -> tuple[Part, Part]:
-        """Residual block and attention with what is the same throughout the network."""
-        residual, attention = ResnetBlock, Attention
-        if self.remat:
-            residual, attention = nn.remat(ResnetBlock), nn.remat(Attention)
-        resnet = partial(
-            residual,
-            eps=self.norm_eps,
-            activation=ACTIVATIONS[self.act_fn.lower()],
-            dropout=self.dropout,
-            scale_shift=self.resnet_time_scale_shift == "scale_shift",
-            train=train,
-            dtype=self.compute_dtype,
-        )
-        return resnet, partial(attention, eps=self.norm_eps, dtype=self.compute_dtype)
+    def _attention(self) -> Part:
+        """Attention with what is the same throughout the network."""
+        attention = nn.remat(Attention) if self.remat else Attention
+        return partial(attention, eps=self.norm_eps, dtype=self.compute_dtype)
 
     def _norm_out(self, x: Images) -> Images:
         groups = groups_of(self, self.block_out_channels[0])
@@ -199,7 +171,7 @@ class UNet(Backbone):
                 # As far apart as torch's start: Linen's would drown in the time's.
                 apart = nn.initializers.normal(1.0)
                 table = nn.Embed(rows, width, embedding_init=apart, name="class_embedding")
-                of_class = _look_up(table, labels)
+                of_class = look_up(table, labels)
         return emb + of_class.astype(emb.dtype)
 
     def _time_features(self) -> Callable[[Float[Array, "b"]], Float[Array, "b F"]]:
@@ -212,13 +184,8 @@ class UNet(Backbone):
                 table = nn.Embed(rows, width, name="time_proj")
                 # Before the first step, from index -1 at t = 0, its row serves.
                 first = partial(jnp.maximum, 0)
-                return lambda t: _look_up(
+                return lambda t: look_up(
                     table, jnp.round(jnp.where(t < -1, t, first(t))).astype(jnp.int32)
                 )
         cos_first = self.flip_sin_to_cos
         return partial(sinusoids, width=width, shift=self.freq_shift, cos_first=cos_first)
-
-
-def _look_up(table: nn.Embed, rows: Num[Array, "b"]) -> Float[Array, "b E"]:
-    """The rows of a table. One that is not there is NaN, also below 0, which would wrap round."""
-    return table(jnp.where(rows < 0, table.num_embeddings, rows))

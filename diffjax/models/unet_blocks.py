@@ -1,9 +1,9 @@
-"""The three blocks of a U-Net: on the way down, at the bottom, on the way up."""
+"""The three blocks of a U-Net: on the way down, at the bottom, on the way up; and all in turn."""
 
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -11,12 +11,14 @@ from jax import Array
 from jaxtyping import Float
 
 from diffjax.models.layers import (
+    ACTIVATIONS,
     Conv1x1,
     Conv3x3,
     Downsample,
     Embedding,
     GroupNorm,
     Resized,
+    ResnetBlock,
     Upsample,
     average_pixels,
     fir_down,
@@ -59,8 +61,8 @@ class Level:
         groups = {"groups_in": self.groups_out, "groups_out": self.groups_out}
         return partial(resnet, channels=self.channels, out_scale=self.out_scale, **groups)
 
-    def attend(self, attention: Part) -> Part:
-        """`attention` with this level's numbers, to be given a name."""
+    def attend(self, attention: Part, index: int) -> Part:
+        """`attention` with the numbers of this level's attention `index`, to be given a name."""
         numbers = {"head_dim": self.head_dim, "groups": self.attention_groups}
         return partial(attention, out_scale=self.out_scale, **numbers)
 
@@ -82,11 +84,11 @@ class DownBlock(nn.Module):
     ) -> tuple[Resized, Float[Array, "B h2 w2 P"], list[Array]]:
         """Features and image for the next block, and the states that the way up will take."""
         level, states = self.level, []
-        resnet, attention = level.residual(self.resnet), level.attend(self.attention)
+        resnet = level.residual(self.resnet)
         for i, groups in enumerate(level.groups_in):
             x = resnet(groups_in=groups, name=f"resnets_{i}")(x, emb)
             if level.head_dim is not None:
-                x = attention(name=f"attentions_{i}")(x)
+                x = level.attend(self.attention, i)(name=f"attentions_{i}")(x)
             states.append(x)
         if not level.resamples:
             return x, image, states
@@ -114,7 +116,7 @@ class MidBlock(nn.Module):
         resnet = self.level.residual(self.resnet)
         x = resnet(name="resnets_0")(x, emb)
         if self.level.head_dim is not None:
-            x = self.level.attend(self.attention)(name="attentions_0")(x)
+            x = self.level.attend(self.attention, 0)(name="attentions_0")(x)
         return resnet(name="resnets_1")(x, emb)
 
 
@@ -139,12 +141,13 @@ class UpBlock(nn.Module):
     ) -> tuple[Resized, Float[Array, "B H W P"] | None]:
         level, last = self.level, len(self.level.groups_in) - 1
         skip, attends = level.kind.skip, level.head_dim is not None
-        resnet, attention = level.residual(self.resnet), level.attend(self.attention)
+        resnet = level.residual(self.resnet)
         for i, groups in enumerate(level.groups_in):
             x = jnp.concatenate([x, states[i]], axis=-1)
             x = resnet(groups_in=groups, name=f"resnets_{i}")(x, emb)
             if attends and (not skip or i == last):
-                x = attention(name="attentions_0" if skip else f"attentions_{i}")(x)
+                name = "attentions_0" if skip else f"attentions_{i}"
+                x = level.attend(self.attention, i)(name=name)(x)
         if skip:
             image = self._draw(x, image)
         if not level.resamples:
@@ -169,3 +172,55 @@ class UpBlock(nn.Module):
         h = nn.silu(GroupNorm(level.groups_out, self.eps, dtype, name="skip_norm")(x))
         h = Conv3x3(PYRAMID_CHANNELS, dtype=dtype, kernel_init=zeros, name="skip_conv")(h)
         return h if image is None else image + h
+
+
+class Levels(NamedTuple):
+    """All blocks of a U-Net in numbers, in the order in which they are computed."""
+
+    down: tuple[Level, ...]
+    mid: Level | None
+    up: tuple[Level, ...]
+
+    def all(self) -> tuple[Level, ...]:
+        """Down, middle, up."""
+        return (*self.down, *([] if self.mid is None else [self.mid]), *self.up)
+
+
+def run_levels(
+    net: Any,
+    levels: Levels,
+    parts: tuple[Part, Part],
+    x: Images,
+    emb: Embedding,
+    image: Float[Array, "B H W P"],
+) -> tuple[Resized, Float[Array, "B H W D"] | None]:
+    """Features after all blocks, which are submodules of the calling U-Net `net`.
+
+    With them what Skip blocks draw of the output, None without one. `image` is the input.
+    """
+    states = [x]
+    for i, level in enumerate(levels.down):
+        down = DownBlock(level, *parts, net.downsample_padding, name=f"down_blocks_{i}")
+        x, image, new = down(x, emb, image)
+        states += new
+    if levels.mid is not None:
+        x = MidBlock(levels.mid, *parts, name="mid_block")(x, emb)
+    drawn: Array | None = None
+    for i, level in enumerate(levels.up):
+        taken = [states.pop() for _ in level.groups_in]
+        up = UpBlock(level, *parts, net.norm_eps, name=f"up_blocks_{i}")
+        x, drawn = up(x, emb, drawn, taken)
+    return x, drawn
+
+
+def residual_part(net: Any, train: bool) -> Part:
+    """The residual block with what is the same throughout the U-Net `net`."""
+    return partial(
+        nn.remat(ResnetBlock) if net.remat else ResnetBlock,
+        eps=net.norm_eps,
+        activation=ACTIVATIONS[net.act_fn.lower()],
+        dropout=net.dropout,
+        scale_shift=net.resnet_time_scale_shift == "scale_shift",
+        train=train,
+        dtype=net.compute_dtype,
+    )

@@ -1,7 +1,7 @@
 """What a U-Net refuses: options that cannot be built, and inputs that do not fit."""
 
-from collections.abc import Collection
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from jax import Array
 from jaxtyping import Float, Num
@@ -9,15 +9,7 @@ from jaxtyping import Float, Num
 from diffjax.errors import UserError
 from diffjax.models.layers import ACTIVATIONS
 from diffjax.models.unet_blocks import PYRAMID_CHANNELS, Level
-from diffjax.models.unet_levels import (
-    DOWN,
-    UP,
-    down_levels,
-    embedding_width,
-    groups_of,
-    mid_level,
-    up_levels,
-)
+from diffjax.models.unet_levels import DOWN, UP, embedding_width, groups_of, levels_of
 from diffjax.typing import Images
 
 if TYPE_CHECKING:
@@ -51,78 +43,116 @@ POSITIVE = (
 
 def check_options(net: "diffjax.models.unet.UNet") -> None:
     """Raises UserError for an option or a combination that cannot be built."""
-    _check_lengths(net)
-    _check_choices(net)
-    _check_numbers(net)
+    check_lengths(net)
+    check_choices(net, {"down_block_types": DOWN, "up_block_types": UP}, CHOICES)
+    check_numbers(net, POSITIVE)
+    if net.time_embedding_type == "positional":
+        check_shift(net, net.block_out_channels[0])
+    _check_embeddings(net)
     _check_blocks(net)
 
 
-def _check_choices(net: "diffjax.models.unet.UNet") -> None:
-    """Refuses names that are not among the legal ones."""
-    blocks = {"down_block_types": DOWN, "up_block_types": UP}
-    given: list[tuple[str, str | None, Collection[str | None]]]
-    given = [(name, value, table) for name, table in blocks.items() for value in getattr(net, name)]
-    given += [(name, getattr(net, name), legal) for name, legal in CHOICES.items()]
+def spec_of(net: Any) -> str:
+    """What a spec calls the U-Net `net`."""
+    name: str = type(net).__module__.rpartition(".")[2]
+    return name
+
+
+def check_choices(
+    net: Any,
+    blocks: Mapping[str, Collection[str | None]],
+    choices: Mapping[str, Collection[str | None]],
+) -> None:
+    """Refuses names that are not among the legal ones: of each level, and of the whole U-Net."""
+    given = [(name, value, legal) for name, legal in blocks.items() for value in getattr(net, name)]
+    given += [(name, getattr(net, name), legal) for name, legal in choices.items()]
     given += [("act_fn", net.act_fn.lower(), ACTIVATIONS)]
     for name, value, legal in given:
         if value not in legal:
-            choices = ", ".join(map(repr, legal))
-            raise UserError(f"unet has no {name} {value!r}: choose one of {choices}")
+            shown = ", ".join(map(repr, legal))
+            raise UserError(f"{spec_of(net)} has no {name} {value!r}: choose one of {shown}")
 
 
-def _check_numbers(net: "diffjax.models.unet.UNet") -> None:
-    """Refuses numbers out of range, one by one."""
-    for name in POSITIVE:
+def check_numbers(net: Any, positive: Collection[str]) -> None:
+    """Refuses numbers out of range, one by one; those called `positive` may be tuples or None."""
+    for name in positive:
         value = getattr(net, name)
-        values = value if isinstance(value, tuple) else (value,)
-        if any(v is not None and not v > 0 for v in values):
-            raise UserError(f"unet({name}={value}): {name} must be above 0")
+        if any(number is not None and not number > 0 for number in _numbers(value)):
+            raise UserError(f"{spec_of(net)}({name}={value}): {name} must be above 0")
     if not 0 <= net.dropout < 1:
-        raise UserError(f"unet(dropout={net.dropout}): dropout must be from 0 to below 1")
-    if net.downsample_padding not in (0, 1):
+        raise UserError(f"{spec_of(net)}(dropout={net.dropout}): dropout must be from 0 to below 1")
+    padding = net.downsample_padding
+    if padding not in (0, 1):
+        raise UserError(f"{spec_of(net)}(downsample_padding={padding}): only 0 and 1 halve images")
+
+
+def _numbers(value: Any) -> Iterator[Any]:
+    """The numbers of tuples in tuples."""
+    if not isinstance(value, tuple):
+        yield value
+        return
+    for part in value:
+        yield from _numbers(part)
+
+
+def check_shift(net: Any, width: int) -> None:
+    """Refuses a shift of frequencies that leaves none to `width` sines and cosines."""
+    if width // 2 <= net.freq_shift:
         raise UserError(
-            f"unet(downsample_padding={net.downsample_padding}): only 0 and 1 halve images"
+            f"{spec_of(net)}(freq_shift={net.freq_shift}): must be below half of the first width, "
+            f"{width // 2}"
         )
-    half = net.block_out_channels[0] // 2
-    if net.time_embedding_type == "positional" and half <= net.freq_shift:
-        raise UserError(
-            f"unet(freq_shift={net.freq_shift}): must be below half of the first width, {half}"
-        )
+
+
+def _check_embeddings(net: "diffjax.models.unet.UNet") -> None:
+    """Refuses embeddings of time and class that lack a number, or have one too many."""
     if net.time_embedding_type == "learned" and net.num_train_timesteps is None:
         raise UserError("unet(time_embedding_type='learned') needs num_train_timesteps")
+    check_classes(net)
+
+
+def check_classes(net: Any) -> None:
+    """Refuses a table of classes beside another embedding of them."""
     if net.class_embed_type is not None and net.num_class_embeds is not None:
         raise UserError(
-            f"unet(num_class_embeds={net.num_class_embeds}) has no effect with "
+            f"{spec_of(net)}(num_class_embeds={net.num_class_embeds}) has no effect with "
             f"class_embed_type={net.class_embed_type!r}: leave one of them out"
         )
 
 
-def _check_lengths(net: "diffjax.models.unet.UNet") -> None:
+def check_lengths(net: Any) -> None:
     """Refuses lists of levels of different lengths, or empty."""
     names = ("block_out_channels", "down_block_types", "up_block_types")
     lengths = [len(getattr(net, name)) for name in names]
     if lengths != [lengths[0] or 1] * 3:
         counts = ", ".join(f"{name} has {n}" for name, n in zip(names, lengths, strict=True))
-        raise UserError(f"unet: {counts}; they must have one entry a level, the same number")
+        raise UserError(
+            f"{spec_of(net)}: {counts}; they must have one entry a level, the same number"
+        )
 
 
 def _check_blocks(net: "diffjax.models.unet.UNet") -> None:
     """Refuses blocks that do not fit together, and channels that their layers cannot divide."""
     _check_pyramid(net)
-    levels = [*down_levels(net), *up_levels(net)]
-    if net.mid_block_type is not None:
-        levels.append(mid_level(net))
-    for level in levels:
-        _check_level(net, level)
-    _check_division(
-        "conv_norm_out", net.block_out_channels[0], groups_of(net, net.block_out_channels[0])
+    for level in levels_of(net).all():
+        if net.norm_num_groups is None and not level.kind.skip and level.block in DOWN | UP:
+            raise UserError(f"unet(norm_num_groups=None): {level.block} needs a number")
+        check_level(net, level)
+    check_division(
+        net, "conv_norm_out", net.block_out_channels[0], groups_of(net, net.block_out_channels[0])
     )
-    factor = 2 ** (len(net.block_out_channels) - 1)
+    check_size(net)
+
+
+def check_size(net: Any) -> None:
+    """Refuses a size of images that cannot be halved as often as there are levels."""
+    levels = len(net.block_out_channels)
+    factor = 2 ** (levels - 1)
     sizes = net.sample_size if isinstance(net.sample_size, tuple) else (net.sample_size,)
     if any(size is not None and (size < 1 or size % factor) for size in sizes):
         raise UserError(
-            f"unet(sample_size={net.sample_size}): {len(net.block_out_channels)} levels need "
-            f"images of a multiple of {factor} pixels: resize them, or use fewer levels"
+            f"{spec_of(net)}(sample_size={net.sample_size}): {levels} levels need images of "
+            f"a multiple of {factor} pixels: resize them, or use fewer levels"
         )
 
 
@@ -145,16 +175,15 @@ def _check_pyramid(net: "diffjax.models.unet.UNet") -> None:
             )
 
 
-def _check_level(net: "diffjax.models.unet.UNet", level: Level) -> None:
-    if net.norm_num_groups is None and not level.kind.skip and level.block in DOWN | UP:
-        raise UserError(f"unet(norm_num_groups=None): {level.block} needs a number")
+def check_level(net: Any, level: Level) -> None:
+    """Refuses channels that a block's groups or heads do not divide."""
     for channels, groups in zip(level.inputs, level.groups_in, strict=True):
-        _check_division(level.block, channels, groups)
-    _check_division(level.block, level.channels, level.groups_out)
+        check_division(net, level.block, channels, groups)
+    check_division(net, level.block, level.channels, level.groups_out)
     if level.head_dim is None:
         return
     if level.attention_groups is not None:
-        _check_division(level.block, level.channels, level.attention_groups)
+        check_division(net, level.block, level.channels, level.attention_groups)
     if level.channels % level.head_dim:
         raise UserError(
             f"unet(attention_head_dim={level.head_dim}): {level.block} has {level.channels} "
@@ -162,16 +191,17 @@ def _check_level(net: "diffjax.models.unet.UNet", level: Level) -> None:
         )
 
 
-def _check_division(block: str, channels: int, groups: int) -> None:
+def check_division(net: Any, block: str, channels: int, groups: int) -> None:
+    """Refuses a normalisation whose groups do not divide the channels."""
     if groups < 1 or channels % groups:
         raise UserError(
-            f"unet: {block} would normalise {channels} channels in {groups} groups, which do not "
-            "divide them: change block_out_channels, norm_num_groups or attn_norm_num_groups"
+            f"{spec_of(net)}: {block} would normalise {channels} channels in {groups} groups, "
+            "which do not divide them: change block_out_channels or the number of groups"
         )
 
 
-def check_input(net: "diffjax.models.unet.UNet", x: Images, labels: Labels | None) -> None:
-    """Refuses images of another kind, and labels where none belong or none are given."""
+def check_images(net: Any, x: Images) -> None:
+    """Refuses images of other channels, or that cannot be halved as often as there are levels."""
     height, width, channels = x.shape[1:]
     if channels != net.in_channels:
         raise UserError(
@@ -185,6 +215,11 @@ def check_input(net: "diffjax.models.unet.UNet", x: Images, labels: Labels | Non
             f"{len(net.block_out_channels) - 1} times: resize them to multiples of {factor}, "
             "or use fewer levels"
         )
+
+
+def check_input(net: "diffjax.models.unet.UNet", x: Images, labels: Labels | None) -> None:
+    """Refuses images of another kind, and labels where none belong or none are given."""
+    check_images(net, x)
     takes_labels = net.class_embed_type is not None or net.num_class_embeds is not None
     if takes_labels and labels is None:
         raise UserError("this U-Net is conditioned on classes: give cond")

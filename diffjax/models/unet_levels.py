@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from diffjax.models.unet_blocks import Kind, Level
+from diffjax.models.unet_blocks import Kind, Level, Levels
 
 if TYPE_CHECKING:
     import diffjax.models.unet
@@ -32,7 +32,13 @@ def embedding_width(net: "diffjax.models.unet.UNet") -> int:
     return net.time_embedding_dim or 4 * net.block_out_channels[0]
 
 
-def down_levels(net: "diffjax.models.unet.UNet") -> Iterator[Level]:
+def levels_of(net: "diffjax.models.unet.UNet") -> Levels:
+    """Every block that the U-Net has."""
+    mid = None if net.mid_block_type is None else _mid_level(net)
+    return Levels(tuple(_down_levels(net)), mid, tuple(_up_levels(net)))
+
+
+def _down_levels(net: "diffjax.models.unet.UNet") -> Iterator[Level]:
     """From the image's size to the smallest."""
     before = (net.block_out_channels[0], *net.block_out_channels)
     for i, block in enumerate(net.down_block_types):
@@ -41,7 +47,7 @@ def down_levels(net: "diffjax.models.unet.UNet") -> Iterator[Level]:
         yield _level(net, block, DOWN[block], net.downsample_type, i, inputs, channels)
 
 
-def up_levels(net: "diffjax.models.unet.UNet") -> Iterator[Level]:
+def _up_levels(net: "diffjax.models.unet.UNet") -> Iterator[Level]:
     """Going up there is a residual block more: it takes the state that the level began with."""
     widths = net.block_out_channels[::-1]
     for i, block in enumerate(net.up_block_types):
@@ -80,7 +86,7 @@ def _level(
     )
 
 
-def mid_level(net: "diffjax.models.unet.UNet") -> Level:
+def _mid_level(net: "diffjax.models.unet.UNet") -> Level:
     """The block between the way down and the way up."""
     channels = net.block_out_channels[-1]
     groups = groups_of(net, channels)
