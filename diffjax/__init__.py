@@ -34,8 +34,10 @@ if TYPE_CHECKING:
         load_image_processor,
         load_tokenizer,
         load_unet2d,
+        load_unet2d_condition,
         save_clip,
         save_unet2d,
+        save_unet2d_condition,
     )
     from diffjax.process import Process
     from diffjax.randomness import sample_keys
@@ -55,6 +57,7 @@ __all__ = [
     "load_image_processor",
     "load_tokenizer",
     "load_unet2d",
+    "load_unet2d_condition",
     "losses",
     "metrics",
     "models",
@@ -63,6 +66,7 @@ __all__ = [
     "samplers",
     "save_clip",
     "save_unet2d",
+    "save_unet2d_condition",
     "schedules",
     "spaces",
     "spacings",
@@ -81,10 +85,12 @@ _MODULES = {
     "load_image_processor": "interop",
     "load_tokenizer": "interop",
     "load_unet2d": "interop",
+    "load_unet2d_condition": "interop",
     "sample": "drawing",
     "sample_keys": "randomness",
     "save_clip": "interop",
     "save_unet2d": "interop",
+    "save_unet2d_condition": "interop",
 }
 
 
