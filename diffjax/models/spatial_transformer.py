@@ -23,7 +23,7 @@ from diffjax.typing import Images
 NORM_EPS = 1e-6  # of the group norm; diffusers fixes it, whatever the residual blocks have
 LAYER_EPS = 1e-5
 
-Tokens = Float[Array, "B L W"]
+Tokens = Float[Array, "B L E"]
 Mask = Bool[Array, "B L"]
 Pixels = Float[Array, "B T C"]
 
@@ -82,7 +82,7 @@ class CrossAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, h: Pixels, to: Float[Array, "B S W"], mask: Bool[Array, "B S"] | None
+        self, h: Pixels, to: Float[Array, "B S E"], mask: Bool[Array, "B S"] | None
     ) -> Pixels:
         channels = h.shape[-1]
         inward = partial(Dense, channels, use_bias=False, dtype=self.dtype)

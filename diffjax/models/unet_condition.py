@@ -131,7 +131,7 @@ class ConditionalUNet(Backbone):
         """What is computed in on this machine."""
         return machine_dtype(self.dtype)
 
-    def _attention(self, tokens: Float[Array, "B L W"], mask: Bool[Array, "B L"] | None) -> Part:
+    def _attention(self, tokens: Float[Array, "B L E"], mask: Bool[Array, "B L"] | None) -> Part:
         """A block's attention, to the tokens too, with what is the same throughout the network."""
         transformer = nn.remat(SpatialTransformer) if self.remat else SpatialTransformer
         linear, dtype = self.use_linear_projection, self.compute_dtype
