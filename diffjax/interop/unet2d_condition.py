@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from diffjax.interop.diffusers_folder import Form, load, save
 from diffjax.models.unet_condition import ConditionalUNet
 from diffjax.models.unet_condition_checks import taken_by
-from diffjax.models.unet_condition_levels import embedding_width, token_widths
+from diffjax.models.unet_condition_levels import token_widths
+from diffjax.models.unet_levels import embedding_width
 from diffjax.typing import Params
 
 # Options of UNet2DConditionModel that have one value here.

@@ -27,7 +27,8 @@ from diffjax.models.layers import (
 from diffjax.models.spatial_transformer import SpatialTransformer
 from diffjax.models.unet_blocks import Part, residual_part, run_levels
 from diffjax.models.unet_condition_checks import check_input, check_options, taken_by
-from diffjax.models.unet_condition_levels import embedding_width, levels_of, token_widths
+from diffjax.models.unet_condition_levels import levels_of, token_widths
+from diffjax.models.unet_levels import embedding_width
 from diffjax.typing import Images, Times
 
 __all__ = ["ConditionalUNet"]

@@ -21,11 +21,11 @@ from diffjax.models.unet_condition_levels import (
     DOWN,
     MID,
     UP,
-    embedding_width,
     levels_of,
     per_level,
     token_widths,
 )
+from diffjax.models.unet_levels import embedding_width
 from diffjax.typing import Images
 
 if TYPE_CHECKING:

@@ -40,11 +40,6 @@ def per_level(net: "diffjax.models.unet_condition.ConditionalUNet", option: str)
     return value if isinstance(value, tuple) else (value,) * len(net.block_out_channels)
 
 
-def embedding_width(net: "diffjax.models.unet_condition.ConditionalUNet") -> int:
-    """The width of the embedding of time, class and sizes."""
-    return net.time_embedding_dim or 4 * net.block_out_channels[0]
-
-
 def token_widths(net: "diffjax.models.unet_condition.ConditionalUNet") -> set[int]:
     """The widths of the tokens that blocks attend to: one, in a U-Net that can be built."""
     widths = per_level(net, "cross_attention_dim")

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diffjax.models.unet_blocks import Kind, Level, Levels
 
@@ -27,9 +27,10 @@ PLAIN = Kind()
 SKIP_SCALE = 2**0.5  # keeps the variance of a sum of two (Song et al. 2021, sec. 4.1)
 
 
-def embedding_width(net: "diffjax.models.unet.UNet") -> int:
-    """The width of the embedding of time and class."""
-    return net.time_embedding_dim or 4 * net.block_out_channels[0]
+def embedding_width(net: Any) -> int:
+    """The width of the embedding of time and class, of the U-Net `net`."""
+    width: int = net.time_embedding_dim or 4 * net.block_out_channels[0]
+    return width
 
 
 def levels_of(net: "diffjax.models.unet.UNet") -> Levels:

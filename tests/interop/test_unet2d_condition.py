@@ -1,6 +1,7 @@
 """Folders of conditional U-Nets. What they share with others is tested in test_unet2d."""
 
 import json
+import shutil
 
 import chex
 import jax
@@ -44,10 +45,16 @@ def params():
     return tree
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, params):
+    folder = tmp_path_factory.mktemp("saved")
+    dj.save_unet2d_condition(MODEL, params, folder)
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path, params):
-    dj.save_unet2d_condition(MODEL, params, tmp_path / "unet")
-    return tmp_path / "unet"
+def folder(tmp_path, saved):
+    return shutil.copytree(saved, tmp_path / "unet")
 
 
 def change_config(folder, **options):
