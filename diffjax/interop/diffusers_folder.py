@@ -1,28 +1,25 @@
 """Networks in the form that diffusers saves and loads: config.json and weights in safetensors."""
 
-import json
 import os
 import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
-from flax import traverse_util
 
 import diffjax.models
 from diffjax import spec
 from diffjax.errors import UserError
-from diffjax.interop.safetensors import encode, read, read_json, write
-from diffjax.interop.torch_names import LEAVES, check_names, transpose
+from diffjax.interop.folders import CONFIG, weights_file, write_model
+from diffjax.interop.safetensors import read, read_json
+from diffjax.interop.torch_names import Slot, slots, to_tensors, to_tree
 from diffjax.typing import Params
 
-CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 DTYPE = "_diffjax_dtype"  # an option of ours; diffusers passes over names that begin with _
 # How it is computed, and what Linen adds: no options of diffusers.
 OURS = {"dtype", "remat", "parent", "name"}
@@ -52,13 +49,6 @@ class Form(Generic[Model]):
         return {field.name for field in fields(self.model)} - OURS  # type: ignore[arg-type]
 
 
-class Slot(NamedTuple):
-    """Where one of torch's tensors belongs in our tree, and the shape it has there."""
-
-    path: tuple[str, ...]
-    shape: tuple[int, ...]
-
-
 def load(folder: str | os.PathLike[str], form: Form[Model]) -> tuple[Model, Params]:
     """The network saved in `folder`, and its float32 parameters for `model.apply({"params": ...})`.
 
@@ -71,34 +61,9 @@ def load(folder: str | os.PathLike[str], form: Form[Model]) -> tuple[Model, Para
     if not (folder / CONFIG).is_file() and (part / CONFIG).is_file():
         raise UserError(f"{folder} is a whole pipeline: load {part}")
     model = _read_config(folder / CONFIG, form)
-    path = _weights(folder)
+    path = weights_file(folder, WEIGHTS)
     tensors = {_new_name(name): value for name, value in read(path).items()}
-    slots = slots_of(model, form)
-    check_names(str(path), tensors, slots, form.network)
-    tree = {}
-    for name, (where, shape) in slots.items():
-        value = transpose(tensors[name], where[-1])
-        if value.shape != shape:
-            raise UserError(f"{path}: {name} has shape {tensors[name].shape}, which does not fit")
-        tree[where] = jnp.asarray(value)
-    return model, traverse_util.unflatten_dict(tree)
-
-
-def _weights(folder: Path) -> Path:
-    """The file of the weights: that of a variant, such as fp16, where there is no other."""
-    path = folder / WEIGHTS
-    if list(folder.glob(f"{WEIGHTS}*")):
-        return path
-    variants = sorted(folder.glob(f"{path.stem}.*{path.suffix}"))
-    if len(variants) > 1:
-        names = ", ".join(variant.name for variant in variants)
-        raise UserError(f"no {path}, and several variants ({names}): rename one to {WEIGHTS}")
-    if not variants and path.with_suffix(".bin").is_file():
-        raise UserError(
-            f"{path.with_suffix('.bin')} is a Python pickle, which can run code: "
-            "save the model again with safe_serialization=True"
-        )
-    return variants[0] if variants else path
+    return model, to_tree(str(path), tensors, slots_of(model, form), form.network)
 
 
 def save(model: Model, params: Params, folder: str | os.PathLike[str], form: Form[Model]) -> None:
@@ -107,25 +72,10 @@ def save(model: Model, params: Params, folder: str | os.PathLike[str], form: For
     Files of the same names are replaced, each whole or not at all. Raises UserError for params that
     are not this model's, a folder that cannot be written, and one with weights in several files.
     """
-    folder = Path(folder).expanduser()
-    if (folder / f"{WEIGHTS}.index.json").exists():
-        raise UserError(f"{folder} holds a model in several files: choose another folder")
-    flat = traverse_util.flatten_dict(params)
-    given = {_torch_name(path): np.asarray(value, np.float32) for path, value in flat.items()}
-    slots = slots_of(model, form)
-    check_names("params", given, slots, form.network)
-    for name, (where, shape) in slots.items():
-        if given[name].shape != shape:
-            raise UserError(f"params: {'/'.join(where)} has {given[name].shape}, not {shape}")
-        given[name] = transpose(given[name], where[-1], back=True)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
-    write(folder / WEIGHTS, encode(given))
+    given = to_tensors(params, slots_of(model, form), LISTS, form.network)
     options = {name: getattr(model, name) for name in sorted(form.options)}
     config = {"_class_name": form.name, DTYPE: getattr(model, "dtype", None), **options}
-    write(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    write_model(Path(folder).expanduser(), WEIGHTS, given, config)
 
 
 def _read_config(path: Path, form: Form[Model]) -> Model:
@@ -161,14 +111,7 @@ def _check_foreign(path: Path, form: Form[Any], name: str, value: object) -> Non
 def slots_of(model: Model, form: Form[Model]) -> dict[str, Slot]:
     """Every parameter of the model, by the name that torch knows it by."""
     tree = jax.eval_shape(model.init, jax.random.key(0), *form.inputs(model))
-    flat = traverse_util.flatten_dict(tree["params"])
-    return {_torch_name(path): Slot(path, leaf.shape) for path, leaf in flat.items()}
-
-
-def _torch_name(path: tuple[str, ...]) -> str:
-    """down_blocks_0/resnets_1/conv1/kernel → down_blocks.0.resnets.1.conv1.weight."""
-    modules = [re.sub(rf"^({LISTS})_(\d+)$", r"\1.\2", name) for name in path[:-1]]
-    return ".".join([*modules, LEAVES.get(path[-1], path[-1])])
+    return slots(tree["params"], LISTS)
 
 
 def _new_name(name: str) -> str:
