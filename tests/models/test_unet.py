@@ -145,9 +145,9 @@ def test_flash_attention_is_called_where_there_is_one(
     asked = []
     own = jax.nn.dot_product_attention
 
-    def kernel(*args, implementation):
+    def kernel(*args, implementation, is_causal):
         asked.append(implementation)
-        return own(*args, implementation="xla")
+        return own(*args, implementation="xla", is_causal=is_causal)
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
