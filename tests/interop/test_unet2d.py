@@ -221,7 +221,7 @@ def test_header_that_is_noise(folder):
 @pytest.mark.parametrize("text", ["{", "[]", "\xff"])
 def test_config_that_is_no_json_object(folder, text):
     (folder / CONFIG).write_bytes(text.encode("latin-1"))
-    with pytest.raises(UserError, match="JSON|not text in UTF-8"):
+    with pytest.raises(UserError, match=r"JSON|not text in UTF-8"):
         load_unet2d(folder)
 
 
