@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 from stable_diffusion import SD15, SD21, SDXL, SIZES
 
 from diffjax.interop import load_unet2d_condition, save_unet2d_condition
@@ -16,6 +17,7 @@ from diffjax.interop.diffusers_folder import OURS, slots_of
 from diffjax.interop.torch_names import transpose
 from diffjax.interop.unet2d_condition import FIXED, FORM
 from diffjax.models.layers import ACTIVATIONS
+from diffjax.models.spatial_transformer import SpatialTransformer
 from diffjax.models.unet_condition import ConditionalUNet
 from diffjax.models.unet_condition_checks import CHOICES
 from diffjax.models.unet_condition_levels import DOWN, UP
@@ -196,6 +198,32 @@ def test_weights_go_both_ways_and_give_the_same_images(options, tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
     for name in inspect.signature(diffusers.UNet2DConditionModel).parameters:
         assert json.dumps(again.config[name]) == json.dumps(model.config[name]), name
+
+
+def test_small_numbers_show_what_norms_add_to_the_variance():
+    """Variances of 1e-6 and 1e-5 before the group norm and the layer norms."""
+    model = diffusers.Transformer2DModel(
+        2, 4, in_channels=8, cross_attention_dim=6, norm_num_groups=4
+    )
+    rng = np.random.default_rng(0)
+    params = {}
+    for name, weight in model.named_parameters():
+        value = rng.normal(size=tuple(weight.shape)).astype(np.float32)
+        value *= 1e-3 if name.startswith("proj_in") else 1
+        weight.data = torch.tensor(value)
+        *modules, leaf = name.replace("_blocks.0", "_blocks_0").split(".")
+        path = ".".join(modules).replace("to_out.0", "to_out_0").replace("net.", "net_").split(".")
+        kernel = leaf == "weight" and "norm" not in path[-1]
+        leaf = "kernel" if kernel else {"weight": "scale"}.get(leaf, leaf)
+        params[(*path, leaf)] = jnp.asarray(transpose(value, leaf))
+    x = 1e-3 * rng.normal(size=(2, 4, 3, 8)).astype(np.float32)
+    tokens = rng.normal(size=(2, 5, 6)).astype(np.float32)
+    with torch.no_grad():
+        wanted = model(torch.tensor(x.transpose(0, 3, 1, 2)), torch.tensor(tokens)).sample
+    ours = SpatialTransformer(head_dim=4, groups=4, depth=1)
+    variables = {"params": traverse_util.unflatten_dict(params)}
+    found = ours.apply(variables, jnp.asarray(x), jnp.asarray(tokens), None)
+    assert_same(found, wanted.numpy().transpose(0, 2, 3, 1))
 
 
 @pytest.mark.parametrize("name", SIZES)
