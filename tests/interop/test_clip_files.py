@@ -96,6 +96,11 @@ def test_round_trip(tmp_path, name):
     chex.assert_trees_all_equal_shapes_and_dtypes(found, params)
 
 
+def test_a_number_stays_one(folder):
+    """transformers takes no vector for CLIP's scale."""
+    assert load_file(folder / WEIGHTS)["logit_scale"].shape == ()
+
+
 def test_the_weights_alone_beside_their_configuration(folder):
     _, params = dj.load_clip(folder / WEIGHTS)
     chex.assert_trees_all_equal(params, random_params(MODELS["CLIPModel"]))
