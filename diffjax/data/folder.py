@@ -52,20 +52,22 @@ class Folder:
         files, passed_over = _find(root)
         splits = _split_folders(root, files)
         depth = int(bool(splits))
-        if outside := [file for file in files if splits and file.parts[0] not in splits.values()]:
-            files = [file for file in files if file.parts[0] in splits.values()]
+        inside = [file for file in files if not splits or file.parts[0] in splits.values()]
+        if outside := len(files) - len(inside):
             names = " and ".join(f"{name}/" for name in splits.values())
-            passed_over[f"outside {names}"] = len(outside)
+            passed_over[f"outside {names}"] = outside
+        files = inside
         class_names = _class_names(root, files, depth)
         numbers = {name: label for label, name in enumerate(class_names)}
         labels = np.asarray([numbers[f.parts[depth]] if numbers else 0 for f in files], np.int32)
-        parts = split_up(labels)
         if len(splits) == 2:
             own = np.asarray([file.parts[0] for file in files])
             parts = {name: np.flatnonzero(own == folder) for name, folder in splits.items()}
             if not len(parts[split]):
                 raise UserError(f"no images in {str(root / splits[split])!r}: put some there")
-        check_any(parts[split], split, len(files), repr(str(root)))
+        else:
+            parts = split_up(labels)
+            check_any(parts[split], split, len(files), repr(str(root)))
         headers = _headers([root / file for file in files], max_bad_records)
         if len(headers) < len(files):
             passed_over["damaged"] = len(files) - len(headers)

@@ -17,12 +17,14 @@ import numpy as np
 from diffjax.data import images
 from diffjax.data.bad import BadRecord
 from diffjax.data.base import Record, Records, Split, check_any, local_folder, split_up
-from diffjax.data.contents import Contents
+from diffjax.data.contents import Contents, count_classes
 from diffjax.errors import UserError
 
 __all__ = ["TFDS"]
 
 DEFAULT_DATA_DIR = "~/tensorflow_datasets"
+MOST_READ = 2**27  # bytes: sets without a test split up to this size are read for their labels
+UNKNOWN = -1  # a label
 PREPARE_AGAIN = "prepare it again"
 
 
@@ -64,7 +66,9 @@ class TFDS:
                 f"one of its features {', '.join(sorted(features))}"
             )
         undecoded = _of_kind(features, kinds.Image)
-        source, indices, held_out = self._source(builder, split, where, undecoded)
+        source = self._source(builder, split, where, undecoded)
+        classes = features[label].num_classes if label else None
+        indices, contents = self._split(builder, split, source, label, classes)
         return _TFDSRecords(
             self.name,
             source,
@@ -73,10 +77,9 @@ class TFDS:
             label,
             self._key(features, "text", self.text, kinds.Text, ("text", "caption")),
             self._shape(features[image], image_size),
-            features[label].num_classes if label else None,
+            classes,
             tuple(features[label].names or ()) if label else (),
-            # To count the classes, all would have to be read.
-            Contents(num_held_out=held_out, passed_over=_unused(builder.info.splits)),
+            dataclasses.replace(contents, passed_over=_unused(builder.info.splits)),
         )
 
     def _key(
@@ -98,8 +101,8 @@ class TFDS:
 
     def _source(
         self, builder: Any, split: Split, where: pathlib.Path, undecoded: Sequence[str]
-    ) -> tuple[Any, np.ndarray | None, int]:
-        """The source of a split, which of its records to use where not all, and the held out."""
+    ) -> Any:
+        """The records of a split, or of train where there is no test split."""
         from tensorflow_datasets import decode
 
         splits = sorted(builder.info.splits)
@@ -117,11 +120,28 @@ class TFDS:
                 f"{_how_to_prepare(self.name, where)}"
             ) from error
         _check_files(self.name, builder.info.splits[own].file_instructions)
-        if "test" in splits:
-            return source, None, builder.info.splits["test"].num_examples
+        return source
+
+    def _split(
+        self, builder: Any, split: Split, source: Any, label: str | None, classes: int | None
+    ) -> tuple[np.ndarray | None, Contents]:
+        """Which records of the source are the split's, None for all, and what the set holds."""
+        if "test" in builder.info.splits:
+            return None, Contents(num_held_out=builder.info.splits["test"].num_examples)
+        labels = np.full(len(source), UNKNOWN)
+        if label is not None and builder.info.splits["train"].num_bytes <= MOST_READ:
+            labels = np.asarray([_label_of(source, index, label) for index in range(len(source))])
         parts = split_up(np.zeros(len(source)))
+        # By number and not within classes: a record that is damaged later moves no other.
+        unlearnt = set(labels[parts["test"]]) - set(labels[parts["train"]]) - {UNKNOWN}
+        if unlearnt:
+            moved = np.isin(labels, list(unlearnt))
+            parts["train"] = np.union1d(parts["train"], np.flatnonzero(moved))
+            parts["test"] = parts["test"][~moved[parts["test"]]]
         check_any(parts[split], split, len(source), self.name)
-        return source, parts[split], len(parts["test"])
+        if classes is None or not ((labels >= 0) & (labels < classes)).all():
+            return parts[split], Contents(num_held_out=len(parts["test"]))
+        return parts[split], count_classes(labels[parts["train"]], labels[parts["test"]], classes)
 
     def _shape(self, feature: Any, image_size: int | None) -> tuple[int, int, int]:
         if feature.np_dtype != np.uint8:
@@ -190,6 +210,14 @@ class _TFDSRecords:
 
     def _called(self, number: int) -> str:
         return f"record {number} of {self.name}"
+
+
+def _label_of(source: Any, index: int, label: str) -> int:
+    """The label of a record; UNKNOWN where it cannot be read, which is told when it is met."""
+    try:
+        return int(source[index][label])
+    except Exception:  # which it is depends on where the record is damaged
+        return UNKNOWN
 
 
 def _of_kind(features: Any, kind: type) -> list[str]:

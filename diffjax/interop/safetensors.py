@@ -51,7 +51,9 @@ def _read_one(path: Path, unused: str) -> dict[str, np.ndarray]:
         raw = deserialize(path.read_bytes())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (SafetensorError, MemoryError) as error:
+    except MemoryError as error:
+        raise UserError(f"{path} is larger than this machine's memory") from error
+    except SafetensorError as error:
         raise UserError(f"{path} is damaged ({error}): copy or download it again") from error
     tensors = {}
     for name, entry in raw:

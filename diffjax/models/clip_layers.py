@@ -96,6 +96,27 @@ class Transformer(nn.Module):
         )
 
 
+class TextTransformer(Transformer):
+    """A transformer of token ids in 0..vocab_size-1, at most max_position_embeddings per text."""
+
+    vocab_size: int = 49408
+    max_position_embeddings: int = 77
+
+    def _states(self, ids: Ids, *, causal: bool = False) -> tuple[tuple[Tokens, ...], Tokens]:
+        """The hidden states of every depth, and the last after its norm. For a compact method."""
+        check_ids(self, ids)
+        layers = self._layers(causal=causal)
+        embeddings = TextEmbeddings(
+            self.vocab_size,
+            self.max_position_embeddings,
+            self.hidden_size,
+            self.dtype,
+            name="embeddings",
+        )
+        hidden = Encoder(layers, name="encoder")(embeddings(ids))
+        return hidden, layers.norm("final_layer_norm")(hidden[-1])
+
+
 class Attention(nn.Module):
     """Multi-head attention of `x` to `to`, by default to itself (Vaswani et al. 2017, sec. 3.2)."""
 

@@ -7,21 +7,14 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Int
 
-from diffjax.models.clip_layers import (
-    Encoder,
-    Ids,
-    States,
-    TextEmbeddings,
-    Transformer,
-    check_ids,
-)
+from diffjax.models.clip_layers import Ids, States, TextTransformer
 
 __all__ = ["CLIPText"]
 
 HIGHEST = 2  # the `eos_token_id` of files written before eos_token_id was read
 
 
-class CLIPText(Transformer):
+class CLIPText(TextTransformer):
     """Token ids to states, as transformers' CLIPTextModel computes them.
 
     `pooled` is the last state at the first token `eos_token_id`, or at position 0 where there is no
@@ -29,8 +22,6 @@ class CLIPText(Transformer):
     UserError for an option that cannot be built.
     """
 
-    vocab_size: int = 49408
-    max_position_embeddings: int = 77
     eos_token_id: int = 49407
 
     positive: ClassVar[tuple[str, ...]] = ("vocab_size", "max_position_embeddings")
@@ -41,17 +32,7 @@ class CLIPText(Transformer):
 
         An id that is out of range gives NaN. Raises UserError for too many ids.
         """
-        check_ids(self, ids)
-        layers = self._layers(causal=True)
-        embeddings = TextEmbeddings(
-            self.vocab_size,
-            self.max_position_embeddings,
-            self.hidden_size,
-            self.dtype,
-            name="embeddings",
-        )
-        hidden = Encoder(layers, name="encoder")(embeddings(ids))
-        last = layers.norm("final_layer_norm")(hidden[-1])
+        hidden, last = self._states(ids, causal=True)
         place = self._place(ids)[:, None, None]
         return States(hidden, last, jnp.take_along_axis(last, place, axis=1)[:, 0])
 

@@ -4,19 +4,12 @@ from typing import ClassVar
 
 from flax import linen as nn
 
-from diffjax.models.clip_layers import (
-    Encoder,
-    Ids,
-    States,
-    TextEmbeddings,
-    Transformer,
-    check_ids,
-)
+from diffjax.models.clip_layers import Ids, States, TextTransformer
 
 __all__ = ["SigLIPText"]
 
 
-class SigLIPText(Transformer):
+class SigLIPText(TextTransformer):
     """Token ids to states, as transformers' SiglipTextModel computes them.
 
     `pooled` is a dense layer of the last token's state, of `projection_size` or by default
@@ -46,16 +39,6 @@ class SigLIPText(Transformer):
 
         An id that is out of range gives NaN. Raises UserError for too many ids.
         """
-        check_ids(self, ids)
-        layers = self._layers()
-        embeddings = TextEmbeddings(
-            self.vocab_size,
-            self.max_position_embeddings,
-            self.hidden_size,
-            self.dtype,
-            name="embeddings",
-        )
-        hidden = Encoder(layers, name="encoder")(embeddings(ids))
-        last = layers.norm("final_layer_norm")(hidden[-1])
+        hidden, last = self._states(ids)
         head = nn.Dense(self.embed_dim, dtype=self.dtype, name="head")
         return States(hidden, last, head(last[:, -1]))

@@ -181,9 +181,8 @@ def _load_weak(task: DenoiserTask, folder: str) -> Run[DenoiserTask]:
     if weak.task.process.bind(weak[DENOISER].params) is not weak.task.process:
         raise UserError(f"--weak={folder} has learnt a schedule of its own: choose another run")
     own, other = task.condition, weak.task.condition
-    if other.batch_keys and dataclasses.replace(own, drop=0.0) != dataclasses.replace(
-        other, drop=0.0
-    ):
+    alike = (dataclasses.replace(one, drop=0.0).named(()) for one in (own, other))
+    if other.batch_keys and (len({*alike}) > 1 or not own.fits(other.names)):
         raise UserError(
             f"--weak={folder} is conditioned on {spec.render(other)} and --run on "
             f"{spec.render(own)}: they must agree"

@@ -69,6 +69,20 @@ def test_classes(data_dir):
     assert (records.num_classes, records.class_names) == (3, ("a", "b", "c"))
 
 
+def test_a_class_that_would_be_held_out_whole_is_learnt(data_dir, tmp_path):
+    """The second record that is held out of a set becomes the only one of its class."""
+
+    def numbers(records):
+        return [int(records[i]["text"].split()[-1]) for i in range(len(records))]
+
+    first, rare, last = numbers(TFDS("tiny", data_dir).open("test", None))
+    write_tfds(tmp_path, label=lambda index: 2 * (index == rare))
+    train, test = (TFDS("tiny", str(tmp_path)).open(split, None) for split in ("train", "test"))
+    assert numbers(test) == [first, last]
+    assert sorted(numbers(train)) == [i for i in range(30) if i not in (first, last)]
+    assert (train.contents.trained, train.contents.held_out) == ((27, 0, 1), (2, 0, 0))
+
+
 def test_features_can_be_named(data_dir):
     records = TFDS("tiny", data_dir, image="image", label="kind", text="id").open("train", None)
     assert records[0]["text"].startswith("id é ")

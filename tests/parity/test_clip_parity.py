@@ -183,17 +183,15 @@ def siglip(text, vision, both):
     return randomise(transformers.SiglipModel(config))
 
 
-@pytest.mark.parametrize("options", CLIPS.values(), ids=CLIPS)
-def test_clip(tmp_path, options):
-    module = clip(*options)
-    module.save_pretrained(tmp_path)
-    model, params = dj.load_clip(tmp_path)
-    same(model, params, module)
-
-
-@pytest.mark.parametrize("options", SIGLIPS.values(), ids=SIGLIPS)
-def test_siglip(tmp_path, options):
-    module = siglip(*options)
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        *(pytest.param(clip, options, id=f"clip: {name}") for name, options in CLIPS.items()),
+        *(pytest.param(siglip, options, id=f"siglip: {name}") for name, options in SIGLIPS.items()),
+    ],
+)
+def test_a_folder_of_transformers(tmp_path, make, options):
+    module = make(*options)
     module.save_pretrained(tmp_path)
     model, params = dj.load_clip(tmp_path)
     same(model, params, module)

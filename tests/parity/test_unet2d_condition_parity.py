@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from random_weights import randomised
 from stable_diffusion import SD15, SD21, SDXL, SIZES
 
 from diffjax.interop import load_unet2d_condition, save_unet2d_condition
@@ -113,15 +114,7 @@ cases = pytest.mark.parametrize("options", CONFIGS.values(), ids=CONFIGS)
 
 
 def theirs(options):
-    """Their model with every weight random: none left at the 0 or 1 where mistakes hide."""
-    model = diffusers.UNet2DConditionModel(**{**BASE, **options}).eval()
-    rng = np.random.default_rng(0)
-    for name, weight in model.named_parameters():
-        shape = tuple(weight.shape)
-        value = rng.normal(size=shape) * (np.prod(shape[1:]) ** -0.5 if len(shape) > 1 else 0.3)
-        value += 1 if "norm" in name and name.endswith("weight") else 0
-        weight.data = torch.tensor(value, dtype=torch.float32)
-    return model
+    return randomised(diffusers.UNet2DConditionModel(**{**BASE, **options}))
 
 
 def inputs(options):

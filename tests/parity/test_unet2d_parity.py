@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from random_weights import randomised
 from safetensors.numpy import load_file, save_file
 
 from diffjax.interop import load_unet2d, save_unet2d
@@ -124,15 +125,7 @@ cases = pytest.mark.parametrize("options", CONFIGS.values(), ids=CONFIGS)
 
 
 def theirs(options):
-    """Their model with every weight random: none left at the 0 or 1 where mistakes hide."""
-    model = diffusers.UNet2DModel(**{**BASE, **options}).eval()
-    rng = np.random.default_rng(0)
-    for name, weight in model.named_parameters():
-        shape = tuple(weight.shape)
-        value = rng.normal(size=shape) * (np.prod(shape[1:]) ** -0.5 if len(shape) > 1 else 0.3)
-        value += 1 if "norm" in name and name.endswith("weight") else 0
-        weight.data = torch.tensor(value, dtype=torch.float32)
-    return model
+    return randomised(diffusers.UNet2DModel(**{**BASE, **options}))
 
 
 def inputs(options):
