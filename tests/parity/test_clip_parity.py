@@ -309,7 +309,6 @@ def open_clip():
     spec = importlib.util.find_spec("open_clip")
     if spec is None:
         pytest.skip("open_clip is not installed: pip install --no-deps open_clip_torch")
-    before = sys.modules.get("torchvision")
     package = types.ModuleType("open_clip")
     package.__path__ = list(spec.submodule_search_locations)
     names = ("torchvision", "torchvision.ops", "torchvision.ops.misc")
@@ -318,13 +317,12 @@ def open_clip():
     fakes["torchvision.ops.misc"].FrozenBatchNorm2d = torch.nn.Module
     for name, tower in zip(towers, ("HFTextEncoder", "TimmModel"), strict=True):
         setattr(fakes[name], tower, torch.nn.Module)
-    sys.modules.update({"open_clip": package, **fakes})
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, module in {"open_clip": package, **fakes}.items():
+            patch.setitem(sys.modules, name, module)
         yield importlib.import_module("open_clip.model")
-    finally:
-        for name in names:
-            del sys.modules[name]
-        sys.modules["torchvision"] = before
+    for name in [name for name in sys.modules if name.startswith("open_clip.")]:
+        del sys.modules[name]
 
 
 OPEN_CLIPS = {
