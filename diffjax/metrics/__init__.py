@@ -1,1 +1,1 @@
-"""How good samples are: statistics of a judge's features and classes, in float64 NumPy."""
+"""How good samples are, in float64 NumPy; how embeddings match, in float32 on any device."""
