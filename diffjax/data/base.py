@@ -114,7 +114,10 @@ def check_any(chosen: Sequence[Any] | np.ndarray, split: Split, count: int, wher
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArrayRecords:
-    """Labelled uint8 NHWC images in memory, given out in the form `image_shape`."""
+    """Labelled uint8 NHWC images in memory, given out in the form `image_shape`.
+
+    `texts` has one text per image, or none.
+    """
 
     pixels: np.ndarray
     labels: np.ndarray
@@ -122,10 +125,12 @@ class ArrayRecords:
     num_classes: int
     class_names: tuple[str, ...] = ()
     contents: Contents = Contents()  # noqa: RUF009 - frozen
+    texts: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def __getitem__(self, index: int) -> Record:
         image = images.from_array(self.pixels[index], self.image_shape)
-        return {"image": image, "label": np.int32(self.labels[index])}
+        record = {"image": image, "label": np.int32(self.labels[index])}
+        return {**record, "text": self.texts[index]} if self.texts else record

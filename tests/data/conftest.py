@@ -12,6 +12,7 @@ def specs(tmp_path_factory):
     """A spec for each data set, of files just written. A new data set adds its line here."""
     root = tmp_path_factory.mktemp("data")
     return {
+        "captions": "captions(style='fluent')",
         "composites": f"composites(of=\"idx(path='{write_things(root / 'things')}')\")",
         "embedded": "embedded",
         "everything": f"everything(of=\"idx(path='{write_mnist(root / 'both')}')\")",
