@@ -16,7 +16,10 @@ from diffjax.training.run import RunFolder
 
 Lines = dict[int, dict[str, float]]  # step -> what was measured, by name
 GRIDS = 40  # more pictures than this make the page heavy and its slider no better
-FILMS = {"gan": "from one latent to the next"}  # what else a film shows than the reverse process
+FILMS = {
+    "gan": "from one latent to the next",
+    "contrastive": "similarity of held-out images (rows) and their texts (columns)",
+}  # what else a film shows than the reverse process
 NAMES = {
     "grad_norm": "gradient norm",
     "steps_per_s": "steps per second",
@@ -43,7 +46,8 @@ def read_page(run: RunFolder) -> Page:
     """What the run's files say. Raises UserError where a picture cannot be read."""
     metrics = read_lines(run.path / "metrics.jsonl")
     speed = read_lines(run.path / "speed.jsonl")
-    pictures = _by_step(run)
+    held_out = read_lines(run.path / "held_out.jsonl")
+    pictures = run.pictures()
     flags = _text(run.path / "flags.txt")
     config = _object(run.path / "config.json")
     now = datetime.datetime.now().astimezone()
@@ -62,7 +66,7 @@ def read_page(run: RunFolder) -> Page:
         grids=grids,
         film=[Picture(f"frame {i} of {len(film)}", png) for i, png in enumerate(film, 1)],
         film_title=FILMS.get(str(config.get("task")), Page.film_title),
-        curves=[*curves(metrics), *curves(speed)],
+        curves=[*curves(metrics), *curves(held_out), *curves(speed)],
         flags=flags,
         environment={name: str(v) for name, v in _object(run.environment).items()},
     )
@@ -130,16 +134,6 @@ def _classes(config: dict[str, Any]) -> dict[str, str]:
     except UserError:  # of another version
         return {}
     return {"classes": listed(names)} if names else {}
-
-
-def _by_step(run: RunFolder) -> dict[int, pathlib.Path]:
-    """The grids of the run, by the step that their names give."""
-    found = {}
-    for path in run.samples.glob("step_*.png"):
-        match = re.fullmatch(r"step_(\d+)\.png", path.name)
-        if match:
-            found[int(match[1])] = path
-    return found
 
 
 def _text(path: pathlib.Path) -> str:

@@ -25,7 +25,9 @@ from diffjax.models.stateful import merge_state, split_state
 from diffjax.samplers.base import Sampler
 from diffjax.spacings.base import Spacing
 from diffjax.tasks.base import Asked, Component, Samples, Source, Task, params_of, shapes
+from diffjax.tasks.contrastive import Contrastive
 from diffjax.tasks.denoisers import DENOISER
+from diffjax.tasks.towers import CLIP_TOWERS, Towers, towers_of_files
 from diffjax.training.checkpoint import Checkpoints
 from diffjax.training.run import CONFIG, RunFolder, as_text, flat
 from diffjax.typing import Images, Params
@@ -239,7 +241,21 @@ def source_of(folder: str | os.PathLike[str], component: str) -> Source:
     return Source(path, component, checksum(_component(path, component).params))
 
 
+def load_towers(path: str | os.PathLike[str]) -> Towers:
+    """A CLIP's two towers, of a contrastive run or of what `load_clip` reads.
+
+    Raises UserError where there is neither.
+    """
+    config = pathlib.Path(path).expanduser() / CONFIG
+    if config.is_file() and "task" in read_json(config):
+        run = load(path, Contrastive)
+        return run.task.towers(params_of(run.components))
+    return towers_of_files(path)
+
+
 def _component(path: str, name: str) -> Component:
+    if name == CLIP_TOWERS:
+        return load_towers(path)
     config = pathlib.Path(path).expanduser() / CONFIG
     if config.is_file() and "_class_name" in read_json(config):
         if name != DENOISER:

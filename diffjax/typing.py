@@ -17,6 +17,7 @@ Target = Literal["eps", "x0", "v", "velocity", "score", "edm"]
 TimeInput = Literal["index", "sigma", "log_snr"]
 Params = PyTree[Any]
 Apply = Callable[..., Any]  # a Linen module's: ({"params": ...}, x, t[, cond]) -> images
+Gather = Callable[[Any], Any]  # joins the devices' shares of a tree of arrays along B
 Cond = PyTree[Any]  # leaves lead with B; None where nothing is conditioned on
 
 

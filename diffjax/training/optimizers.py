@@ -1,6 +1,12 @@
-"""Adam in two forms: for one network, and for two that play against each other."""
+"""Adam in three forms: for one network, for two that play against each other, and for CLIP."""
 
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import optax
+
+from diffjax.typing import Params
 
 
 def make_optimizer(
@@ -10,12 +16,56 @@ def make_optimizer(
 
     The rate climbs in a line over warmup_steps and falls along a cosine to 0 at `steps`.
     """
+    rate = _climb_and_fall(learning_rate, steps, warmup_steps)
+    return optax.chain(_clip(grad_clip), optax.adam(rate))
+
+
+def for_contrast(
+    learning_rate: float,
+    steps: int,
+    *,
+    warmup_steps: int = 0,
+    grad_clip: float = 1.0,
+    weight_decay: float = 0.2,
+    highest: float,
+) -> optax.GradientTransformation:
+    """AdamW as CLIP is trained (Radford et al. 2021, sec. 2.5 and table 18).
+
+    Matrices alone decay: gains, biases and the temperature do not. Every leaf called `logit_scale`
+    is kept at `highest` or below. The rate and the clip are those of `make_optimizer`.
+    """
+    rate = _climb_and_fall(learning_rate, steps, warmup_steps)
+    adam = optax.adamw(rate, 0.9, 0.98, 1e-6, weight_decay=weight_decay, mask=_matrices)
+    return optax.chain(_clip(grad_clip), adam, _kept_below("logit_scale", highest))
+
+
+def _climb_and_fall(learning_rate: float, steps: int, warmup_steps: int) -> optax.Schedule:
     warmup_steps = min(warmup_steps, steps - 1)
-    rate = optax.warmup_cosine_decay_schedule(
+    return optax.warmup_cosine_decay_schedule(
         learning_rate / (warmup_steps + 1), learning_rate, warmup_steps, steps
     )
-    clip = optax.clip_by_global_norm(grad_clip) if grad_clip else optax.identity()
-    return optax.chain(clip, optax.adam(rate))
+
+
+def _clip(grad_clip: float) -> optax.GradientTransformation:
+    return optax.clip_by_global_norm(grad_clip) if grad_clip else optax.identity()
+
+
+def _matrices(params: Params) -> Params:
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def _kept_below(name: str, highest: float) -> optax.GradientTransformation:
+    """Cuts updates so that leaves of this name end at `highest` or below."""
+
+    def cut(path: Any, update: jax.Array, param: jax.Array) -> jax.Array:
+        if path[-1].key != name:
+            return update
+        return jnp.minimum(param + update, highest) - param
+
+    def update(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
+        return jax.tree_util.tree_map_with_path(cut, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def two_time_scales(

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
@@ -45,6 +46,12 @@ class RunFolder:
     def picture(self, step: int) -> pathlib.Path:
         """The picture of a step."""
         return self.samples / f"step_{step:08d}.png"
+
+    def pictures(self) -> dict[int, pathlib.Path]:
+        """The pictures that are there, by step, ascending."""
+        found = self.samples.glob("step_*.png")
+        matches = ((path, re.fullmatch(r"step_(\d+)\.png", path.name)) for path in found)
+        return dict(sorted((int(match[1]), path) for path, match in matches if match))
 
     @classmethod
     @contextlib.contextmanager

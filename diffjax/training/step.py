@@ -14,12 +14,11 @@ from jaxtyping import Array, Float, Int, Key
 from diffjax.errors import UserError
 from diffjax.models.stateful import collect, marked, mean_state, merge_state, split_state
 from diffjax.randomness import sample_keys
-from diffjax.typing import Params
+from diffjax.typing import Gather, Params
 
 Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
 LossFn = Callable[[Params, Key[Array, "B"], Batch], tuple[Float[Array, ""], Metrics]]
-Gather = Callable[[Any], Any]
 WholeLossFn = Callable[
     [Params, Params, Key[Array, "B"], Batch, Gather], tuple[Float[Array, ""], Metrics]
 ]
@@ -40,11 +39,14 @@ class Loss:
 
     whole_batch: the loss compares the samples of the whole batch with each other.
     may_be_cut: accumulation may compute the loss in pieces. None means: unless whole_batch.
+    in_pieces: the same loss of the whole batch, which computes each device's share in so many
+    pieces by itself. Its value and gradient are those of `function`.
     """
 
     function: WholeLossFn
     whole_batch: bool = False
     may_be_cut: bool | None = None
+    in_pieces: Callable[[int], WholeLossFn] | None = None
 
     @classmethod
     def of(cls, loss: "LossFn | Loss") -> "Loss":
@@ -53,14 +55,20 @@ class Loss:
             return loss
         return cls(lambda params, frozen, keys, batch, gather: loss(params, keys, batch))
 
-    def check(self, accumulate: int) -> None:
-        """Raises UserError for an accumulation that would change the loss."""
+    def cut(self, accumulate: int) -> tuple["Loss", int]:
+        """The loss to minimise, and in how many pieces the step computes its gradient.
+
+        Raises UserError for an accumulation that would change the loss.
+        """
+        if accumulate > 1 and self.in_pieces is not None:
+            return Loss(self.in_pieces(accumulate), whole_batch=True), 1
         may_be_cut = not self.whole_batch if self.may_be_cut is None else self.may_be_cut
         if accumulate > 1 and not may_be_cut:
             raise UserError(
                 f"accumulate={accumulate} cuts the batch in pieces, and this loss compares all "
                 "samples of the batch: choose 1"
             )
+        return self, accumulate
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -125,9 +133,8 @@ def make_train_step(
 
     Raises UserError where `accumulate` would change the loss.
     """
-    objective = Loss.of(loss_fn)
-    objective.check(accumulate)
-    gradients = _gradients(_merged(objective, axis_name), accumulate)
+    objective, pieces = Loss.of(loss_fn).cut(accumulate)
+    gradients = _gradients(_merged(objective, axis_name), pieces)
     update = _update(tx, ema_decay)
 
     def step(

@@ -1,0 +1,169 @@
+"""What is measured of a CLIP while it learns: its embeddings, and what it finds."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+
+from diffjax.data import Records
+from diffjax.data.images import to_rgb, to_uint8
+from diffjax.data.skipping import read_all
+from diffjax.data.tokenised import caption_number
+from diffjax.display.images import save_film
+from diffjax.files import write_whole
+from diffjax.metrics.embeddings import (
+    alignment,
+    effective_rank,
+    modality_gap,
+    normalised,
+    uniformity,
+)
+from diffjax.metrics.retrieval import KS, ranks, recall_at
+from diffjax.tasks.base import Preview
+from diffjax.tasks.towers import Towers
+from diffjax.training.journal import keep_until
+from diffjax.training.run import RunFolder
+from diffjax.typing import Params
+
+HELD_OUT = "held_out.jsonl"
+MOST = 1000  # pairs that are measured
+SHOWN = 24  # pairs in the picture
+CELL = 28  # its pixels per pair
+STUCK = 0.98  # of the logarithm of the number of choices: a loss above it is one of guesses
+
+
+@dataclasses.dataclass(frozen=True)
+class Exam:
+    """The pairs that weights are measured on, with texts, and what takes each result."""
+
+    records: Records
+    say: Callable[[str], object] = print
+    seed: int = 0
+
+
+class Sample(NamedTuple):
+    """Pairs of images in [-1, 1] and texts; equal numbers are equal captions."""
+
+    images: Float[np.ndarray, "N H W C"]
+    texts: list[str]
+    captions: Int[np.ndarray, "N"]
+
+
+def matching_preview(
+    folder: RunFolder, towers_of: Callable[[Mapping[str, Params]], Towers], exam: Exam
+) -> Preview:
+    """Adds a line of figures to held_out.jsonl and a similarity matrix to the film, per call.
+
+    The figures are `figures`' of at most 1,000 pairs, the same ones each time. The matrix is that
+    of the first 24 pairs of different captions.
+    """
+    pairs = drawn(exam.records, MOST, exam.seed)
+    first = np.sort(np.unique(pairs.captions, return_index=True)[1])[:SHOWN]
+    thumbnails = to_uint8(pairs.images[first])
+
+    def show(step: int, params: Params) -> None:
+        towers = towers_of(params)
+        images = np.asarray(normalised(towers.images(pairs.images)))
+        texts = np.asarray(normalised(towers.texts(pairs.texts)))
+        found = figures(images, texts, pairs.captions, towers.logit_scale)
+        add_line(folder.path / HELD_OUT, step, found)
+        sheet = matrix(images[first] @ texts[first].T, thumbnails)
+        write_whole(folder.picture(step), lambda part: sheet.save(part, format="PNG"))
+        frames = [np.asarray(Image.open(p)) for s, p in folder.pictures().items() if s <= step]
+        save_film(folder.film, np.stack(frames)[:, None])
+        exam.say(
+            f"step {step}: the right text is among the first 5 of {len(set(pairs.texts))} for "
+            f"{found['text_at_5']:.1%} of {len(images)} held-out images"
+        )
+        if found["held_out_loss"] > STUCK * found["guessing"]:
+            exam.say(
+                f"step {step}: the loss of held-out pairs is {found['held_out_loss']:.2f}, and "
+                f"guessing has {found['guessing']:.2f}, the logarithm of their number: nothing is "
+                "learnt yet; if it stays so, check that captions belong to their images, and "
+                "lower learning_rate"
+            )
+
+    return show
+
+
+def add_line(path: pathlib.Path, step: int, found: Mapping[str, float]) -> None:
+    """Adds figures to a file of JSON lines, in place of what it has of this step and later ones."""
+    keep_until(path, step - 1)
+    with path.open("a") as file:
+        file.write(json.dumps({"step": step, **found}) + "\n")
+
+
+def drawn(records: Records, most: int, seed: int) -> Sample:
+    """At most so many of the records, at random."""
+    chosen = np.random.RandomState(seed).permutation(len(records))[:most]
+    rows = read_all(records, [int(index) for index in chosen])
+    texts = [row["text"] for row in rows]
+    captions = np.asarray([caption_number(text) for text in texts])
+    return Sample(np.stack([row["image"] for row in rows]), texts, captions)
+
+
+def figures(
+    images: Float[np.ndarray, "N D"],
+    texts: Float[np.ndarray, "N D"],
+    captions: Int[np.ndarray, "N"],
+    scale: float,
+) -> dict[str, float]:
+    """What is said of unit embeddings of pairs.
+
+    text_at_k: the share of images with the right text among the k most similar, of all texts that
+    differ; image_at_k: of texts, with a right image. held_out_loss: CLIP's loss of these pairs in
+    nats, and guessing that of random embeddings.
+    """
+    cosines = images @ texts.T
+    right = captions[:, None] == captions
+    once = np.unique(captions, return_index=True)[1]
+    found = {
+        f"{name}_at_{k}": share
+        for name, found in (
+            ("text", ranks(cosines[:, once], right[:, once])),
+            ("image", ranks(cosines.T[once], right[once])),
+        )
+        for k, share in recall_at(np.asarray(found), KS).items()
+    }
+    of_loss = _loss(scale * cosines, right), _loss(np.zeros_like(cosines), right)
+    return {
+        **found,
+        "held_out_loss": of_loss[0],
+        "guessing": of_loss[1],
+        "alignment": float(alignment(images, texts)),
+        "uniformity_of_images": float(uniformity(images)),
+        "uniformity_of_texts": float(uniformity(texts)),
+        "modality_gap": float(modality_gap(images, texts)),
+        "rank_of_images": float(effective_rank(images)),
+        "rank_of_texts": float(effective_rank(texts)),
+    }
+
+
+def _loss(logits: Float[np.ndarray, "N N"], right: np.ndarray) -> float:
+    """The mean cross entropy of the right text and of the right image, equal captions left out."""
+    own, total = np.diag(logits), 0.0
+    for side in (logits, logits.T):
+        wrong = np.where(right, -np.inf, side)
+        most = np.maximum(wrong.max(1), own)
+        total += np.mean(
+            np.log(np.exp(wrong - most[:, None]).sum(1) + np.exp(own - most)) + most - own
+        )
+    return float(total / 2)
+
+
+def matrix(cosines: Float[np.ndarray, "N N"], images: UInt8[np.ndarray, "N H W C"]) -> Image.Image:
+    """Cosines as squares from white, the least, to dark blue; a row per image, a column per text.
+
+    The images stand at the left. Of texts in the order of their images the diagonal is right.
+    """
+    low, high = cosines.min(), cosines.max()
+    share = (cosines - low) / max(high - low, 1e-6)
+    colours = 255 - share[..., None] * (255 - np.asarray([8, 48, 107]))
+    squares = colours.round().astype(np.uint8).repeat(CELL, 0).repeat(CELL, 1)
+    cells = [np.asarray(to_rgb(image).resize((CELL, CELL))) for image in images]
+    return Image.fromarray(np.concatenate([np.concatenate(cells), squares], axis=1))

@@ -1,0 +1,119 @@
+"""The two towers of a CLIP as one component: with them, what they read is prepared."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from diffjax.batches import in_batches
+from diffjax.data.clip_images import ImageProcessor
+from diffjax.errors import UserError
+from diffjax.interop import load_clip, load_image_processor, load_tokenizer
+from diffjax.models.clip import CLIP
+from diffjax.tasks.base import Component
+from diffjax.text.tokenizer import Tokenizer
+from diffjax.typing import Images, Params
+
+CLIP_TOWERS = "clip"  # the component's name in a run
+BATCH = 256
+HALVES = ImageProcessor(32, (32, 32), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # of images in [-1, 1]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Towers(Component):
+    """Images and texts to embeddings of one space.
+
+    mean and std are of the channels of images in [0, 1], as the image tower was trained.
+    """
+
+    model: CLIP
+    tokenizer: Tokenizer
+    mean: tuple[float, ...] = HALVES.mean
+    std: tuple[float, ...] = HALVES.std
+
+    @property
+    def logit_scale(self) -> float:
+        """The inverse temperature; 1 for a model of one tower."""
+        return float(np.exp(self.params.get("logit_scale", 0.0)))
+
+    @property
+    def dim(self) -> int:
+        """How many numbers an embedding has."""
+        ids = jax.ShapeDtypeStruct((1, self.tokenizer.length), jnp.int32)
+        apply = functools.partial(self.model.apply, method="encode_text")
+        return int(jax.eval_shape(apply, {"params": self.params}, ids).shape[-1])
+
+    def prepared(self, images: Images) -> Images:
+        """Images in [-1, 1] of any size, as the image tower reads them; fit for jit and grad.
+
+        The middle square is resized, with antialiasing, and grey repeated where colour is needed.
+        """
+        tower = self.model.vision_model
+        if tower is None:
+            raise UserError("this model has no image tower: load one that has")
+        return prepare(images, tower.image_size, tower.num_channels, self.mean, self.std)
+
+    def images(self, images: Float[np.ndarray, "N H W C"]) -> Float[np.ndarray, "N D"]:
+        """The embeddings of images in [-1, 1], not normalised, in batches; N >= 1."""
+        encode = _encoder(self.model, "encode_image")
+        return in_batches(
+            lambda rows: encode(self.params, self.prepared(jnp.asarray(rows))), images,
+            min(BATCH, len(images)),
+        )  # fmt: skip
+
+    def texts(self, texts: Sequence[str]) -> Float[np.ndarray, "N D"]:
+        """The embeddings of texts, not normalised, in batches; N >= 1."""
+        encode = _encoder(self.model, "encode_text")
+        ids = self.tokenizer(texts)
+        return in_batches(lambda rows: encode(self.params, rows), ids, min(BATCH, len(ids)))
+
+
+def prepare(
+    images: Images, size: int, channels: int, mean: Sequence[float], std: Sequence[float]
+) -> Float[Array, "B s s c"]:
+    """Images in [-1, 1] as an image tower reads them, see `Towers.prepared`."""
+    height, width, found = images.shape[1:]
+    edge = min(height, width)
+    top, left = (height - edge) // 2, (width - edge) // 2
+    images = images[:, top : top + edge, left : left + edge]
+    if edge != size:
+        shape = (len(images), size, size, found)
+        images = jnp.clip(jax.image.resize(images, shape, "cubic", antialias=True), -1, 1)
+    if found < channels:
+        images = jnp.repeat(images, channels, axis=-1)
+    elif found > channels:
+        images = images.mean(-1, keepdims=True)
+    return ((images + 1) / 2 - jnp.asarray(mean[:channels])) / jnp.asarray(std[:channels])
+
+
+def towers_of_files(path: str | os.PathLike[str]) -> Towers:
+    """The towers of a folder or file that `load_clip` reads, with its tokenizer and image scale.
+
+    Without tokenizer files the tokenizer is the shipped one. Raises UserError as `load_clip` does.
+    """
+    model, params = load_clip(path)
+    folder = Path(path).expanduser()
+    folder = folder if folder.is_dir() else folder.parent
+    own = (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file()
+    tokenizer = load_tokenizer(folder if own else None)
+    if model.text_model is not None:
+        length = min(tokenizer.length, model.text_model.max_position_embeddings)
+        tokenizer = dataclasses.replace(tokenizer, length=length)
+    has_scale = (folder / "preprocessor_config.json").is_file()
+    processor = load_image_processor(folder if has_scale else None)
+    return Towers(
+        model=model, params=params, tokenizer=tokenizer, mean=processor.mean, std=processor.std
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _encoder(model: CLIP, method: str) -> Callable[[Params, Any], Float[Array, "B D"]]:
+    """A compiled (params, rows) -> embeddings; a second call compiles nothing."""
+    return jax.jit(lambda params, rows: model.apply({"params": params}, rows, method=method))
