@@ -85,8 +85,8 @@ def describe(records: Records) -> Contrastive:
     of_images = {"image_size": height, "num_channels": channels}
     of_texts = {"vocab_size": load_tokenizer().end + 1}
     return Contrastive(
-        vision=learning.build_for(VISION.value, diffjax.models, of_images),
-        text=learning.build_for(TEXT.value, diffjax.models, of_texts),
+        vision=learning.build_for(VISION.value, diffjax.models, of_images, "vision"),
+        text=learning.build_for(TEXT.value, diffjax.models, of_texts, "text"),
         image_shape=records.image_shape,
         dim=DIM.value,
         contrast=typing.cast(Contrast, LOSS.value),

@@ -113,18 +113,22 @@ def open_held_out() -> Records:
     return training().open("test", DATA_DIR.value)
 
 
-def build_for(text: str, package: ModuleType, wanted: Mapping[str, Any]) -> Any:
-    """The networks of --model with the options that the data and the task settle.
+def build_for(
+    text: str, package: ModuleType, wanted: Mapping[str, Any], flag: str = "model"
+) -> Any:
+    """The networks of --model, or another flag, with what the data and the task settle.
 
-    Raises UserError for a --model that has no such option, or another value of it.
+    Raises UserError for networks that have no such option, or another value of it.
     """
     model = spec.build(text, package, wanted)
     for option, value in wanted.items():
         if not hasattr(model, option):
-            raise UserError(f"--model={text} has no {option}, which is needed here: choose another")
+            raise UserError(
+                f"--{flag}={text} has no {option}, which is needed here: choose another"
+            )
         if getattr(model, option) != value:
             raise UserError(
-                f"--model has {option}={getattr(model, option)!r}, where {value!r} is needed: "
+                f"--{flag} has {option}={getattr(model, option)!r}, where {value!r} is needed: "
                 "leave it out"
             )
     return model

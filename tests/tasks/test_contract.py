@@ -17,6 +17,8 @@ from diffjax.data.base import ArrayRecords
 from diffjax.errors import UserError
 from diffjax.interop import save_unet2d
 from diffjax.models.classifier import Classifier
+from diffjax.models.clip_text import CLIPText
+from diffjax.models.clip_vision import CLIPVision
 from diffjax.models.course_unet import CourseUNet
 from diffjax.models.gan.dcgan import DCGAN
 from diffjax.models.unet import UNet
@@ -24,9 +26,10 @@ from diffjax.runs import RunConfig, Training
 from diffjax.samplers.ddim import DDIM
 from diffjax.schedules.cosine import Cosine
 from diffjax.schedules.monotone import Monotone
-from diffjax.tasks import classifier, denoisers, examined, gan
+from diffjax.tasks import classifier, denoisers, examined, gan, matching
 from diffjax.tasks.base import Asked, Component, Source, params_of, shapes
 from diffjax.tasks.classifier import Classification
+from diffjax.tasks.contrastive import Contrastive
 from diffjax.tasks.diffusion import Diffusion
 from diffjax.tasks.distillation import Distillation
 from diffjax.tasks.gan import GAN
@@ -48,6 +51,9 @@ DENOISER = {
     "condition": Label(3, drop=0.1),
 }  # fmt: skip
 TEACHER = Source("somewhere", "denoiser", "0" * 64)
+TOWER = {
+    "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2
+}  # fmt: skip
 TASKS = {
     "diffusion": Diffusion(**DENOISER, huber=0.1),
     "distillation": Distillation(**DENOISER, teacher=TEACHER, student_steps=4),
@@ -59,12 +65,19 @@ TASKS = {
         model=PLAIN.clone(out_channels=2), image_shape=FORM, class_names=("background", "thing")
     ),
     "gan": GAN(model=DCGAN(sample_size=8, channels=(8,), latent=4), image_shape=FORM),
-}
+    "contrastive": Contrastive(
+        vision=CLIPVision(**TOWER, image_size=8, patch_size=4, num_channels=1),
+        text=CLIPText(**TOWER, max_position_embeddings=5),
+        image_shape=FORM, dim=4, contrast="sigmoid", shift=0.1, words=0.1,
+    ),
+}  # fmt: skip
 RNG = np.random.RandomState(0)
 BATCH = {
     "image": jnp.asarray(RNG.uniform(-1, 1, (4, *FORM)), jnp.float32),
     "label": jnp.asarray([0, 1, 2, 0]),
     "mask": jnp.asarray(RNG.randint(0, 2, (4, 8, 8))),
+    "ids": jnp.asarray([[3, 5, 49407, 49407, 49407]] * 4),
+    "caption": jnp.arange(4),
 }
 
 
@@ -73,7 +86,8 @@ class Masked(ArrayRecords):
 
     def __getitem__(self, index):
         record = super().__getitem__(index)
-        return {**record, "mask": (record["image"][..., 0] > 0).astype(np.int32)}
+        mask = (record["image"][..., 0] > 0).astype(np.int32)
+        return {**record, "mask": mask, "text": f"picture {index % 7}"}
 
 
 RECORDS = Masked(RNG.randint(0, 256, (20, *FORM), np.uint8), np.arange(20) % 3, FORM, 3)
@@ -84,6 +98,7 @@ SHOWN = {
     "restoration": examined.Exam(RECORDS),
     "segmentation": examined.Exam(RECORDS),
     "gan": gan.Pictures(num=3),
+    "contrastive": matching.Exam(RECORDS),
 }
 
 

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.training.optimizers import make_optimizer, two_time_scales
+from diffjax.training.optimizers import for_contrast, make_optimizer, two_time_scales
 
 
 def test_two_rates_which_climb_and_stay():
@@ -29,3 +29,18 @@ def test_a_clip_of_zero_clips_nothing():
         moves.append(np.asarray(updates["w"]))
     np.testing.assert_array_equal(*moves)
     np.testing.assert_allclose(np.abs(moves[0]), 0.1, rtol=1e-4)
+
+
+def test_matrices_decay_and_the_temperature_stays_within_its_bound():
+    """Without a gradient a matrix shrinks by rate times decay, and nothing else moves."""
+    tx = for_contrast(0.1, 10, weight_decay=0.5, highest=1.0)
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2), "logit_scale": jnp.asarray(0.99)}
+    still = {name: jnp.zeros_like(value) for name, value in params.items()}
+    updates, _ = tx.update(still, tx.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], -0.05, rtol=1e-6)
+    np.testing.assert_array_equal(updates["bias"], 0)
+    np.testing.assert_array_equal(updates["logit_scale"], 0)
+    upwards = {**still, "logit_scale": jnp.asarray(-1.0), "bias": jnp.full(2, -1.0)}
+    updates, _ = tx.update(upwards, tx.init(params), params)
+    np.testing.assert_allclose(updates["logit_scale"], 0.01, rtol=1e-5)
+    np.testing.assert_allclose(updates["bias"], 0.1, rtol=1e-4)
