@@ -8,7 +8,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,14 +16,17 @@ import numpy as np
 
 from diffjax.data import images
 from diffjax.data.bad import BadRecord
-from diffjax.data.base import Record, Records, Split, check_any, local_folder, split_up
+from diffjax.data.base import Record, Records, Split, check_any, local_folder
 from diffjax.data.contents import Contents, count_classes
+from diffjax.data.families import check_any_family, families, split_families
+from diffjax.data.selection import Clause, check_values, parse
 from diffjax.errors import UserError
 
 __all__ = ["TFDS"]
 
 DEFAULT_DATA_DIR = "~/tensorflow_datasets"
 MOST_READ = 2**27  # bytes: sets without a test split up to this size are read for their labels
+READ_AT_ONCE = 256  # records
 UNKNOWN = -1  # a label
 PREPARE_AGAIN = "prepare it again"
 
@@ -35,8 +38,10 @@ class TFDS:
     `name` is as in TFDS: 'cifar10', 'cifar10:3.0.2', 'name/config'. `data_dir` defaults to
     TFDS_DATA_DIR, then to ~/tensorflow_datasets. `image`, `label` and `text` say which of the set's
     features to use; left out, they are those so called (or `caption`), or else its only image and
-    its only class label; `label=''` and `text=''` use none. Without a test split every tenth record
-    of train is held out.
+    its only class label; `label=''` and `text=''` use none. `select` chooses records of both splits
+    by their other features: 'style=noto|fluent', 'style!=noto', or several joined with ','. Without
+    a test split every tenth record of train is held out, or of a set with texts every tenth family,
+    all records of one text; a feature `family` names the families.
     """
 
     name: str = "cifar10"
@@ -44,6 +49,7 @@ class TFDS:
     image: str | None = None
     label: str | None = None
     text: str | None = None
+    select: str = ""
 
     def open(self, split: Split, image_size: int | None, max_bad_records: int = 0) -> Records:
         """As `diffjax.data.Dataset.open`: it finds damaged files, but no damaged records in them.
@@ -65,17 +71,24 @@ class TFDS:
                 f"{self.name} has not one image alone: give image='...', "
                 f"one of its features {', '.join(sorted(features))}"
             )
+        text = self._key(features, "text", self.text, kinds.Text, ("text", "caption"))
         undecoded = _of_kind(features, kinds.Image)
-        source = self._source(builder, split, where, undecoded)
+        clauses = _clauses(self.name, self.select, features)
+        own = split if "test" in builder.info.splits else "train"
+        both = clauses and "test" in builder.info.splits  # how many are held out must be counted
+        sources = {
+            name: self._source(builder, name, where, undecoded)
+            for name in (("train", "test") if both else (own,))
+        }
+        indices, contents = self._split(builder, split, sources, clauses, label, text)
         classes = features[label].num_classes if label else None
-        indices, contents = self._split(builder, split, source, label, classes)
         return _TFDSRecords(
             self.name,
-            source,
+            sources[own],
             indices,
             image,
             label,
-            self._key(features, "text", self.text, kinds.Text, ("text", "caption")),
+            text,
             self._shape(features[image], image_size),
             classes,
             tuple(features[label].names or ()) if label else (),
@@ -99,16 +112,13 @@ class TFDS:
             return fitting[0]
         return named[0] if named else None
 
-    def _source(
-        self, builder: Any, split: Split, where: pathlib.Path, undecoded: Sequence[str]
-    ) -> Any:
-        """The records of a split, or of train where there is no test split."""
+    def _source(self, builder: Any, own: str, where: pathlib.Path, undecoded: Sequence[str]) -> Any:
+        """The records of the set's own split of this name."""
         from tensorflow_datasets import decode
 
         splits = sorted(builder.info.splits)
         if "train" not in splits:
             raise UserError(f"{self.name} has no train split; its splits: {', '.join(splits)}")
-        own = split if "test" in splits else "train"
         try:
             # TFDS would give images to any decoder of Pillow, or to OpenCV, unchecked.
             source = builder.as_data_source(
@@ -123,25 +133,81 @@ class TFDS:
         return source
 
     def _split(
-        self, builder: Any, split: Split, source: Any, label: str | None, classes: int | None
+        self,
+        builder: Any,
+        split: Split,
+        sources: Mapping[str, Any],
+        clauses: Sequence[Clause],
+        label: str | None,
+        text: str | None,
     ) -> tuple[np.ndarray | None, Contents]:
-        """Which records of the source are the split's, None for all, and what the set holds."""
-        if "test" in builder.info.splits:
-            return None, Contents(num_held_out=builder.info.splits["test"].num_examples)
-        labels = np.full(len(source), UNKNOWN)
-        if label is not None and builder.info.splits["train"].num_bytes <= MOST_READ:
-            labels = np.asarray([_label_of(source, index, label) for index in range(len(source))])
-        parts = split_up(np.zeros(len(source)))
-        # By number and not within classes: a record that is damaged later moves no other.
+        """Which records of the split's source are its own, None for all, and what the set holds."""
+        features, splits = builder.info.features, builder.info.splits
+        if "test" in splits and not clauses:
+            return None, Contents(num_held_out=splits["test"].num_examples)
+        keys = {clause.feature for clause in clauses}
+        small = "test" not in splits and splits["train"].num_bytes <= MOST_READ
+        label, family = label if small else None, _family(features, text)
+        keys |= {key for key in (label, family) if key and "test" not in splits}
+        rows = {name: _rows(source, keys) for name, source in sources.items()}
+        chosen = self._chosen(features, clauses, rows)
+        if not len(chosen.get(split, chosen["train"])):
+            raise UserError(
+                f"select={self.select!r} leaves no record of {self.name} in the {split} split: "
+                "choose other values"
+            )
+        if "test" in splits:
+            return chosen[split], Contents(num_held_out=len(chosen["test"]))
+        own = [rows["train"][index] for index in chosen["train"]]
+        classes = features[label].num_classes if label else None
+        indices, contents = self._held_out(own, split, label, family, classes)
+        return chosen["train"][indices], contents
+
+    def _held_out(
+        self,
+        rows: Sequence[dict[str, Any]],
+        split: Split,
+        label: str | None,
+        family: str | None,
+        classes: int | None,
+    ) -> tuple[np.ndarray, Contents]:
+        """Which rows are the split's, by family and not within classes, and what the set holds.
+
+        A record that cannot be read is a family of its own, and so is each in a set without texts.
+        """
+        labels = np.asarray([row.get(label or "", UNKNOWN) for row in rows], np.int64)
+        numbers = families([[_key_of(row[family])] if family in row else [] for row in rows])
+        parts = split_families(numbers)
         unlearnt = set(labels[parts["test"]]) - set(labels[parts["train"]]) - {UNKNOWN}
         if unlearnt:
-            moved = np.isin(labels, list(unlearnt))
+            moved = np.isin(numbers, numbers[np.isin(labels, list(unlearnt))])
             parts["train"] = np.union1d(parts["train"], np.flatnonzero(moved))
             parts["test"] = parts["test"][~moved[parts["test"]]]
-        check_any(parts[split], split, len(source), self.name)
+        if family:
+            check_any_family(parts[split], split, self.name)
+        else:
+            check_any(parts[split], split, len(rows), self.name)
         if classes is None or not ((labels >= 0) & (labels < classes)).all():
             return parts[split], Contents(num_held_out=len(parts["test"]))
         return parts[split], count_classes(labels[parts["train"]], labels[parts["test"]], classes)
+
+    def _chosen(
+        self, features: Any, clauses: Sequence[Clause], rows: Mapping[str, Sequence[dict[str, Any]]]
+    ) -> dict[str, np.ndarray]:
+        """The indices in each split that `select` chooses, and of records that cannot be read."""
+        chosen = {name: np.ones(len(own), bool) for name, own in rows.items()}
+        for clause in clauses:
+            feature = features[clause.feature]
+            known = set(getattr(feature, "names", None) or ())
+            for name, own in rows.items():
+                names = [
+                    _names(feature, row[clause.feature]) if clause.feature in row else None
+                    for row in own
+                ]
+                known.update(*filter(None, names))
+                chosen[name] &= [n is None or clause.keeps(n) for n in names]
+            check_values(clause, known, self.name)
+        return {name: np.flatnonzero(own) for name, own in chosen.items()}
 
     def _shape(self, feature: Any, image_size: int | None) -> tuple[int, int, int]:
         if feature.np_dtype != np.uint8:
@@ -196,8 +262,15 @@ class _TFDSRecords:
         if self.label:
             record["label"] = self._label(int(example[self.label]), number)
         if self.text:
-            record["text"] = example[self.text].decode()
+            record["text"] = self._text(example[self.text], number)
         return record
+
+    def _text(self, text: bytes, number: int) -> str:
+        try:
+            return text.decode()
+        except UnicodeDecodeError as error:
+            what = f"the text of {self._called(number)} is not UTF-8 ({images.reason(error)})"
+            raise BadRecord(what, PREPARE_AGAIN) from error
 
     def _label(self, label: int, number: int) -> np.int32:
         if not 0 <= label < (self.num_classes or 0):
@@ -212,12 +285,72 @@ class _TFDSRecords:
         return f"record {number} of {self.name}"
 
 
-def _label_of(source: Any, index: int, label: str) -> int:
-    """The label of a record; UNKNOWN where it cannot be read, which is told when it is met."""
+def _clauses(name: str, select: str, features: Any) -> tuple[Clause, ...]:
+    """What `select` says. Raises UserError for features that are not there, or no single values."""
+    clauses = parse(select)
+    legal = [key for key in sorted(features) if _is_value(features[key])]
+    for clause in clauses:
+        if clause.feature not in legal:
+            raise UserError(
+                f"select: {name} has no feature {clause.feature!r} to choose by; "
+                f"it has: {', '.join(legal) or 'none'}"
+            )
+    return clauses
+
+
+def _is_value(feature: Any) -> bool:
+    """Whether it is one label, text, whole number or truth value."""
+    from tensorflow_datasets import features as kinds
+
+    if isinstance(feature, kinds.ClassLabel | kinds.Text):
+        return True
+    dtype = getattr(feature, "np_dtype", None)
+    plain = isinstance(feature, kinds.Scalar) or type(feature) is kinds.Tensor
+    return plain and feature.shape == () and np.dtype(dtype).kind in "biu"
+
+
+def _names(feature: Any, value: Any) -> frozenset[str]:
+    """What a value goes by in `select`: 0 and 1 are false and true as well."""
+    if isinstance(value, bytes):
+        return frozenset((_key_of(value).strip(),))
+    number = int(value)
+    if hasattr(feature, "int2str"):
+        known = 0 <= number < feature.num_classes
+        return frozenset((feature.int2str(number),)) if known else frozenset()
+    return frozenset((str(number), *{0: ("false",), 1: ("true",)}.get(number, ())))
+
+
+def _family(features: Any, text: str | None) -> str | None:
+    """The feature that records held out together share; none in a set without texts."""
+    if text and "family" in features and _is_value(features["family"]):
+        return "family"
+    return text
+
+
+def _key_of(value: Any) -> str:
+    return value.decode(errors="surrogateescape") if isinstance(value, bytes) else str(value)
+
+
+def _rows(source: Any, keys: Collection[str]) -> list[dict[str, Any]]:
+    """These features of each record; none of one that cannot be read, which is told when met."""
+    if not keys:
+        return [{}] * len(source)
+    rows = []
+    for start in range(0, len(source), READ_AT_ONCE):
+        numbers = range(start, min(start + READ_AT_ONCE, len(source)))
+        try:
+            examples = source.__getitems__(list(numbers))
+        except Exception:  # which it is depends on where the record is damaged
+            examples = [_readable(source, number) for number in numbers]
+        rows += [{key: example[key] for key in keys if key in example} for example in examples]
+    return rows
+
+
+def _readable(source: Any, number: int) -> dict[str, Any]:
     try:
-        return int(source[index][label])
-    except Exception:  # which it is depends on where the record is damaged
-        return UNKNOWN
+        return source[number]
+    except Exception:  # as above
+        return {}
 
 
 def _of_kind(features: Any, kind: type) -> list[str]:

@@ -83,6 +83,110 @@ def test_a_class_that_would_be_held_out_whole_is_learnt(data_dir, tmp_path):
     assert (train.contents.trained, train.contents.held_out) == ((27, 0, 1), (2, 0, 0))
 
 
+def numbers(records):
+    return sorted(int(records[i]["text"].split()[-1]) for i in range(len(records)))
+
+
+@pytest.mark.parametrize("name", ["tiny", "both"])
+@pytest.mark.parametrize(
+    ("select", "keeps"),
+    [
+        ("kind=b", lambda i: i % 3 == 1),
+        (" kind = a | c ", lambda i: i % 3 != 1),
+        ("kind!=a", lambda i: i % 3 != 0),
+        ("kind!=a,odd=false", lambda i: i % 3 != 0 and not i % 2),
+        ("odd=true", lambda i: i % 2),
+        ("odd!=1", lambda i: not i % 2),
+        ("number=3|6|9", lambda i: i in (3, 6, 9)),
+        ("id!=id é 7", lambda i: i != 7),
+    ],
+)
+def test_select(data_dir, name, select, keeps):
+    splits = [TFDS(name, data_dir, select=select).open(split, None) for split in ("train", "test")]
+    kept = [i for i in range(30) if keeps(i)]
+    found = list(map(numbers, splits))
+    assert found == [kept, kept] if name == "both" else sorted(found[0] + found[1]) == kept
+    for records in splits:
+        assert records.contents == splits[0].contents
+        assert records.contents.num_held_out == len(found[1])
+
+
+@pytest.mark.parametrize(
+    ("select", "message"),
+    [
+        ("kind=d", "select: no record of both has kind=d; kind is one of a, b, c"),
+        ("number=30", "select: no record of both has number=30; number is one of 0, 1, 10, 11, "),
+        ("odd=yes", "select: no record of both has odd=yes; odd is one of 0, 1, false, true"),
+        ("style=a", "select: both has no feature 'style' to choose by; it has: caption, id, kind"),
+        ("image=a", "select: both has no feature 'image' to choose by"),
+        ("kind=a,kind=b", "select='kind=a,kind=b' leaves no record of both in the train split: "),
+        *((text, "write 'feature=value', ") for text in ("kind", "kind=", "=a", "kind==a", "a,b")),
+        *((text, "write 'feature=value', ") for text in ("kind=a|", "kind=a,", ",", "!=a")),
+    ],
+)
+def test_what_cannot_be_selected(data_dir, select, message):
+    assert message in refusal(name="both", data_dir=data_dir, select=select)
+
+
+def test_records_of_one_text_are_held_out_together(tmp_path):
+    """26 texts, each of one record or two."""
+    write_tfds(tmp_path, words=lambda key, index: f"{'AB'[index % 2]}  {index % 13}".lower())
+    train, test = (TFDS("tiny", str(tmp_path), label="").open(s, None) for s in ("train", "test"))
+    texts = [{r[i]["text"] for i in range(len(r))} for r in (train, test)]
+    assert not texts[0] & texts[1]
+    assert len(train) + len(test) == 30
+    assert len(texts[0] | texts[1]) == 26
+    assert len(texts[1]) == 3
+    assert test.contents.num_held_out == len(test)
+
+
+def test_a_feature_family_says_what_is_held_out_together(tmp_path):
+    write_tfds(
+        tmp_path,
+        texts=("caption", "family"),
+        words=lambda key, index: f"{index}" if key == "caption" else f"{index % 11}",
+    )
+    train, test = (TFDS("tiny", str(tmp_path), label="").open(s, None) for s in ("train", "test"))
+    kinds = [{n % 11 for n in numbers(records)} for records in (train, test)]
+    assert not kinds[0] & kinds[1]
+    assert sorted(kinds[0] | kinds[1]) == list(range(11))
+    assert len(kinds[1]) == 2
+
+
+def test_one_text_alone_leaves_nothing_to_test_on(tmp_path):
+    write_tfds(tmp_path, words=lambda key, index: "a dog")
+    assert len(TFDS("tiny", str(tmp_path)).open("train", None)) == 30
+    message = refusal("test", name="tiny", data_dir=str(tmp_path))
+    assert message.startswith("tiny has too few families of captions to leave one for the test")
+
+
+def test_texts_that_are_not_utf8_are_bad_records(tmp_path):
+    write_tfds(tmp_path, words=lambda key, index: b"caf\xe9 %d" % index)
+    records = TFDS("tiny", str(tmp_path), label="").open("train", None)
+    for read in (lambda: records[0], lambda: records.__getitems__([0, 1])):
+        with pytest.raises(BadRecord, match="the text of record 1 of tiny is not UTF-8"):
+            read()
+
+
+def test_a_damaged_record_stays_in_a_selection(data_dir, monkeypatch):
+    """So that it is named and counted when it is met."""
+    records = TFDS("both", data_dir, select="kind=a").open("train", None)
+    kind = type(records.source)
+    plain = kind.__getitem__
+
+    def damaged(self, number):
+        if number == 4:
+            raise RuntimeError("of the reader")
+        return plain(self, number)
+
+    monkeypatch.setattr(kind, "__getitem__", damaged)
+    monkeypatch.setattr(kind, "__getitems__", lambda self, many: [self[n] for n in many])
+    again = TFDS("both", data_dir, select="kind=a").open("train", None)
+    assert set(again.indices) == {*records.indices, 4}
+    with pytest.raises(BadRecord, match=r"cannot read record 4 of both \(of the reader\)"):
+        again[list(again.indices).index(4)]
+
+
 def test_features_can_be_named(data_dir):
     records = TFDS("tiny", data_dir, image="image", label="kind", text="id").open("train", None)
     assert records[0]["text"].startswith("id é ")
@@ -325,6 +429,20 @@ assert not {{"tensorflow", "torch"}} & set(sys.modules)
     assert done.returncode == 0, done.stderr
 
 
+def test_real_captions(real_data):
+    """The set's own counts by style, and no name in both of its splits."""
+
+    def opened(split, select):
+        return TFDS("emoji4", str(real_data / "tfds"), select=select).open(split, 8)
+
+    select = "style!=twemoji|openmoji|fluent,skin_variant=false"
+    train, test = (opened(split, select) for split in ("train", "test"))
+    assert len(train) == 1687
+    names = [{r[i]["text"] for i in range(len(r))} for r in (train, test)]
+    assert not names[0] & names[1]
+    assert len(names[1]) == len(test) == train.contents.num_held_out == 223
+
+
 def test_real_sets(real_data):
     folder = str(real_data / "tfds")
     cifar10 = TFDS("cifar10", folder)
@@ -332,7 +450,7 @@ def test_real_sets(real_data):
     assert cifar10.open("train", None).class_names[0] == "airplane"
     emoji = TFDS("noto_emoji64", folder)
     train, test = (emoji.open(split, None) for split in ("train", "test"))
-    assert (len(train), len(test)) == (3407, 379)
+    assert (len(train), len(test)) == (3408, 378)
     assert train.image_shape == (64, 64, 3)
     assert train.num_classes == 10  # the category, its only class label
     assert not {train[index]["text"] for index in range(200)} & {

@@ -66,8 +66,11 @@ def write_tfds(
     texts=("caption", "id"),
     label=lambda index: index % 3,
     spoil=None,
+    words=lambda key, index: f"{key} é {index}",
 ):
     """Labelled images, 30 a split, with texts; prepared as ArrayRecord without tensorflow.
+
+    `number` is the index, and `odd` whether it is odd.
 
     `spoil` maps the numbers of images to what is to be made of their encoded bytes.
     """
@@ -77,14 +80,17 @@ def write_tfds(
     def examples(self, seed):
         for index, image in enumerate(noise(30, seed=seed)):
             data = (spoil or {}).get(index, bytes)(png(image))
-            words = {key: f"{key} é {index}" for key in texts}
-            yield index, {"image": io.BytesIO(data), "kind": label(index), **words}
+            features = {"image": io.BytesIO(data), "kind": label(index)}
+            features |= {key: words(key, index) for key in texts}
+            yield index, {**features, "odd": bool(index % 2), "number": index}
 
     def info(self):
         features = {
             "image": tfds.features.Image(shape=shape),
             "kind": tfds.features.ClassLabel(names=["a", "b", "c"]),
             **{key: tfds.features.Text() for key in texts},
+            "odd": np.bool_,
+            "number": np.int64,
         }
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
