@@ -4,7 +4,7 @@ import os
 import pathlib
 
 import pytest
-from written_data import write_folder, write_mnist, write_tfds, write_things
+from written_data import write_captioned, write_folder, write_mnist, write_tfds, write_things
 
 
 @pytest.fixture(scope="session")
@@ -12,6 +12,7 @@ def specs(tmp_path_factory):
     """A spec for each data set, of files just written. A new data set adds its line here."""
     root = tmp_path_factory.mktemp("data")
     return {
+        "captioned_folder": f"captioned_folder(path={str(write_captioned(root / 'texts'))!r})",
         "captions": "captions(style='fluent')",
         "composites": f"composites(of=\"idx(path='{write_things(root / 'things')}')\")",
         "embedded": "embedded",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from written_data import noise, write_tfds
 
-from diffjax.data import batches, epoch, folder
+from diffjax.data import batches, encoded, epoch
 from diffjax.data.bad import BadRecord, Tally
 from diffjax.data.contents import Contents
 from diffjax.data.folder import Folder
@@ -231,7 +231,7 @@ def write_pictures(root, count=20, bad=()):
 def test_folder_with_damaged_files_opens_and_keeps_its_order(
     tmp_path, monkeypatch, capsys, decoded
 ):
-    monkeypatch.setattr(folder, "DECODED_ON_OPEN", decoded)
+    monkeypatch.setattr(encoded, "DECODED_ON_OPEN", decoded)
     sound = Folder(write_pictures(tmp_path / "sound")).open("train", 8)
     damaged = Folder(write_pictures(tmp_path / "damaged", bad={3, 6, 7})).open("train", 8, 3)
     assert len(damaged) == len(sound)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from written_data import noise
 
-from diffjax.data import batches, epoch, folder
+from diffjax.data import batches, encoded, epoch
 from diffjax.data.bad import BadRecord
 from diffjax.data.contents import described
 from diffjax.data.folder import Folder
@@ -294,7 +294,7 @@ def test_refuses_a_damaged_image_on_opening(tmp_path, suffix, damage):
 
 def test_refuses_a_damaged_image_on_reading(tmp_path, monkeypatch):
     """Beyond the files that are decoded on opening; and out of the reading threads."""
-    monkeypatch.setattr(folder, "DECODED_ON_OPEN", 2)
+    monkeypatch.setattr(encoded, "DECODED_ON_OPEN", 2)
     for index in range(4):
         save(tmp_path / f"{index}.jpg", noise(1, 40, 40, 3, index)[0])
     _cut(tmp_path / "3.jpg")

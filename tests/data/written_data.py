@@ -58,6 +58,15 @@ def write_folder(folder, count=40):
     return folder
 
 
+def write_captioned(folder, count=40):
+    """Pictures with a text file beside each; two pictures share a caption."""
+    folder.mkdir(parents=True)
+    for index, image in enumerate(noise(count, seed=count)):
+        Image.fromarray(image).save(folder / f"{index:03}.png")
+        (folder / f"{index:03}.txt").write_text(f"Thing  {index // 2}\n", encoding="utf-8")
+    return folder
+
+
 def write_tfds(
     data_dir,
     name="tiny",
