@@ -67,10 +67,11 @@ class Dataset(Protocol):
         """
 
 
-def local_folder(path: str, option: str) -> pathlib.Path:
+def local_folder(path: str, option: str, files: str = "") -> pathlib.Path:
     """The path of a folder, which may not be there, with the user's home folder filled in.
 
-    Raises UserError, which names the option, for a bucket or URL, an archive, and any other file.
+    It may be a file with the suffix `files` where that is given. Raises UserError, which names the
+    option, for a bucket or URL, an archive, and any other file.
     """
     if re.match("[A-Za-z][A-Za-z0-9+.-]*://", path):
         raise UserError(
@@ -78,7 +79,7 @@ def local_folder(path: str, option: str) -> pathlib.Path:
             "with gcsfuse, and give that folder"
         )
     folder = pathlib.Path(os.path.expanduser(path))
-    if os.path.isfile(folder):
+    if os.path.isfile(folder) and not (files and folder.name.lower().endswith(files)):
         is_archive = folder.name.lower().endswith(ARCHIVES)
         raise UserError(
             f"{option}={str(folder)!r} is an archive: unpack it first, and give the folder"

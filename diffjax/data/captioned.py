@@ -13,6 +13,7 @@ from diffjax.data.encoded import Opener
 from diffjax.data.families import check_any_family, families, split_families
 from diffjax.errors import UserError
 
+TEXT = ("text", "caption", "captions")  # what a column with captions may be called
 MOST_TEXT = 2**20  # bytes of a file with captions of one picture
 SPLITS: tuple[Split, ...] = ("train", "test")
 Tally = collections.Counter[str]  # what is passed over, and how often

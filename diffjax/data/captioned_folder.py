@@ -20,7 +20,6 @@ __all__ = ["CaptionedFolder"]
 
 TABLES = ("captions.csv", "captions.jsonl", "metadata.csv", "metadata.jsonl")
 FILE = ("file_name", "file", "image", "path")
-TEXT = ("text", "caption", "captions")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +169,7 @@ def _of_table(
         file = pathlib.PurePosixPath(name)
         if file.is_absolute() or ".." in file.parts:
             raise _damaged(path, line, f"{name!r} is outside of {str(path.parent)!r}")
-        value = next((row[key] for key in TEXT if row.get(key)), "")
+        value = next((row[key] for key in captioned.TEXT if row.get(key)), "")
         captions = value if isinstance(value, list) else [value]
         family = row.get("family")
         yield _Row(
@@ -184,7 +183,7 @@ def _csv_rows(path: pathlib.Path, text: str) -> Iterator[tuple[int, Mapping[str,
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         columns = reader.fieldnames or ()
-        for wanted in (FILE, TEXT):
+        for wanted in (FILE, captioned.TEXT):
             if not set(wanted) & set(columns):
                 raise UserError(
                     f"{str(path)!r} has no column {' or '.join(wanted)}; "

@@ -17,7 +17,9 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 
 
 @contextlib.contextmanager
-def opened(file: os.PathLike[str] | io.BytesIO, name: str, remedy: str) -> Iterator[Image.Image]:
+def opened(
+    file: os.PathLike[str] | io.BytesIO | io.BufferedReader, name: str, remedy: str
+) -> Iterator[Image.Image]:
     """The picture in a file, called `name` in errors; its pixels are not decoded yet.
 
     Raises BadRecord, within the context too, where the file is damaged, and UserError where its

@@ -4,7 +4,15 @@ import os
 import pathlib
 
 import pytest
-from written_data import write_captioned, write_folder, write_mnist, write_tfds, write_things
+from written_data import (
+    write_captioned,
+    write_folder,
+    write_mnist,
+    write_parquet,
+    write_tfds,
+    write_things,
+    write_webdataset,
+)
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +27,8 @@ def specs(tmp_path_factory):
         "everything": f"everything(of=\"idx(path='{write_mnist(root / 'both')}')\")",
         "folder": f"folder(path={str(write_folder(root / 'folder'))!r})",
         "idx": f"idx(path={str(write_mnist(root / 'idx'))!r})",
+        "parquet": f"parquet(path={str(write_parquet(root / 'parquet'))!r})",
+        "webdataset": f"webdataset(path={str(write_webdataset(root / 'tars'))!r})",
         "tfds": f"tfds(name='tiny', data_dir={str(write_tfds(root / 'tfds'))!r})",
     }
 

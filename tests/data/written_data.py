@@ -2,7 +2,9 @@
 
 import gzip
 import io
+import json
 import struct
+import tarfile
 
 import numpy as np
 from PIL import Image
@@ -64,6 +66,48 @@ def write_captioned(folder, count=40):
     for index, image in enumerate(noise(count, seed=count)):
         Image.fromarray(image).save(folder / f"{index:03}.png")
         (folder / f"{index:03}.txt").write_text(f"Thing  {index // 2}\n", encoding="utf-8")
+    return folder
+
+
+def write_tar(path, members):
+    """A tar file of pairs of a name and its content, or of a TarInfo and None."""
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            info = name if content is None else tarfile.TarInfo(name)
+            if content is not None:
+                info.size = len(content)
+            tar.addfile(info, io.BytesIO(content or b""))
+    return path
+
+
+def write_webdataset(folder, count=40):
+    """As write_captioned, in two tar files; the captions of the second are in JSON."""
+    folder.mkdir(parents=True)
+    pictures = [png(image) for image in noise(count, seed=count)]
+    half = count // 2
+    texts = [f"Thing  {index // 2}" for index in range(count)]
+    first = [(f"{i:03}.png", data) for i, data in enumerate(pictures[:half])]
+    first += [(f"{i:03}.txt", text.encode()) for i, text in enumerate(texts[:half])]
+    write_tar(folder / "shard-2.tar", first)
+    second = [
+        (f"./{i:03}.json", json.dumps({"caption": texts[half + i]}).encode()) for i in range(half)
+    ]
+    second += [(f"./{i:03}.png", data) for i, data in enumerate(pictures[half:])]
+    write_tar(folder / "shard-10.tar", second)
+    return folder
+
+
+def write_parquet(folder, count=40, group=7):
+    """As write_captioned, as datasets writes it, in row groups of `group`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder.mkdir(parents=True)
+    pictures = [{"bytes": png(i), "path": "none.png"} for i in noise(count, seed=count)]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    texts = [f"Thing  {index // 2}" for index in range(count)]
+    table = pa.table({"image": pa.array(pictures, kind), "text": texts})
+    pq.write_table(table, folder / "data.parquet", row_group_size=group)
     return folder
 
 
