@@ -47,8 +47,8 @@ ALLOWED = {
     "training": "devices errors files models randomness typing",
     "interop": "arrays data errors files models spec text third_party typing",
     "tasks": "batches conditions data display editing errors files generate guidance interop"
-    " metrics models objectives process randomness samplers schedules spaces spacings spec time_laws"
-    " text training typing weightings",
+    " metrics models objectives process randomness samplers schedules spaces spacings spec"
+    " text time_laws training typing weightings",
     "run_report": "conditions display errors spec training",
     "runs": "checksum data errors guidance interop models samplers spacings spec tasks training"
     " typing",
