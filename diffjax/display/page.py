@@ -1,15 +1,12 @@
 """A run's page: pictures, charts and facts in one HTML file that needs no network."""
 
-import base64
 import dataclasses
-import importlib.resources
 import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
-
+from diffjax.display.template import fill
 from diffjax.files import write_text
 
 
@@ -47,13 +44,8 @@ class Page:
 
 def render(page: Page) -> str:
     """The page as HTML. Text is escaped, wherever it comes from."""
-    jinja = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    jinja.filters["data_url"] = _data_url
-    template = importlib.resources.files("diffjax.display").joinpath("page.html").read_text("utf-8")
     charts = [_chart(curve) for curve in page.curves or ()]
-    return jinja.from_string(template).render(page=page, charts=charts, plotly_js=_plotly_js)
+    return fill("page.html", page=page, charts=charts, plotly_js=_plotly_js)
 
 
 def save_page(path: str | os.PathLike[str], page: Page) -> None:
@@ -75,10 +67,6 @@ def _chart(curve: Curve) -> dict[str, Any]:
 
 def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _data_url(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def _plotly_js() -> str:
