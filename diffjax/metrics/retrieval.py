@@ -92,8 +92,12 @@ def ranks_among(
     are drawn by `candidates`. Raises UserError for fewer captions than `count`.
     """
     chosen = candidates(own, similarity.shape[1], count, seed)
-    among = np.take_along_axis(similarity, chosen, axis=1)
-    return (~(among[:, 1:] < among[:, :1])).sum(1)
+    return ranks_of_first(np.take_along_axis(similarity, chosen, axis=1))
+
+
+def ranks_of_first(similarity: Float[np.ndarray, "N M"]) -> Int[np.ndarray, "N"]:
+    """The rank of the first column of each row, as `ranks`: of similarities to `candidates`."""
+    return (~(similarity[:, 1:] < similarity[:, :1])).sum(1)
 
 
 def class_embeddings(

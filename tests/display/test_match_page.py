@@ -286,6 +286,15 @@ def test_markup_in_captions_stays_text(path, tmp_path):
     assert options == TEXTS
 
 
+def test_the_script_reads_all_finite_halves(path, tmp_path):
+    """Those below 2**-14, too, which have a form of their own."""
+    bits = np.arange(1 << 16, dtype="<u2")
+    bits = bits[np.isfinite(bits.view("<f2"))]
+    text = base64.b64encode(bits.tobytes()).decode()
+    seen = act(path, f"return [...unpacked({json.dumps(text)})];", tmp_path)
+    np.testing.assert_array_equal(np.array(seen), bits.view("<f2"))
+
+
 def test_everything_has_a_name_and_can_be_reached_by_keys(path, tmp_path):
     script = """
     const all = selector => [...document.querySelectorAll(selector)];

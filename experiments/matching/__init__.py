@@ -1,0 +1,1 @@
+"""How well a CLIP matches images and texts: what experiments.clip measures, one kind per file."""
