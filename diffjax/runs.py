@@ -249,7 +249,8 @@ def load_towers(path: str | os.PathLike[str]) -> Towers:
     config = pathlib.Path(path).expanduser() / CONFIG
     if config.is_file() and "task" in read_json(config):
         run = load(path, Contrastive)
-        return run.task.towers(params_of(run.components))
+        name = f"{run.folder.path.resolve().name}, step {run.step}"
+        return dataclasses.replace(run.task.towers(params_of(run.components)), name=name)
     return towers_of_files(path)
 
 

@@ -1,22 +1,36 @@
-"""Trains a CLIP on captioned images: which text and which image belong together.
+"""Trains a CLIP on captioned images: which text and which image belong together; and asks it.
 
 python -m experiments.clip --flagfile=experiments/flagfiles/clip_captions.flags
+python -m experiments.clip --task=retrieval --clip=DIR            the right one of 100, both ways
+python -m experiments.clip --task=zero_shot --clip=DIR            classes, from their names alone
+python -m experiments.clip --task=caption --clip=DIR --images=DIR2
+python -m experiments.clip --task=page --clip=DIR                 a page to try it on
 """
 
+import os
+import pathlib
 import typing
+from collections.abc import Callable
+from typing import Any
 
 from absl import flags
 
 import diffjax.models
+from diffjax import runs
 from diffjax.data import Records
 from diffjax.data.tokenised import Tokenised
+from diffjax.editing.pictures import read_pictures
 from diffjax.errors import UserError
 from diffjax.interop import load_tokenizer
 from diffjax.objectives.contrastive import Contrast
 from diffjax.tasks.contrastive import HIGHEST_SCALE, Contrastive
 from diffjax.tasks.matching import Exam
+from diffjax.tasks.towers import Towers
 from diffjax.training.optimizers import for_contrast
+from experiments.evaluations.saved import save
 from experiments.flags import kinds, learning, presets, specs
+from experiments.matching import caption, gallery, recall, zero_shot
+from experiments.matching.paired import captions_of
 from experiments.start import command
 
 flags.adopt_module_key_flags(learning)
@@ -50,6 +64,29 @@ COLOUR = kinds.define_number(
 WORDS = kinds.define_number("words", 0.1, "the share of tokens that are left out of texts", 0)
 # What is shown of it: free to change when the run is taken up again.
 EVAL_EVERY = kinds.define_integer("eval_every", 250, "steps to held-out figures", lower_bound=1)
+# What a trained CLIP is asked.
+EVERY = ("retrieval", "zero_shot", "caption", "page")
+TASK = flags.DEFINE_enum(
+    "task", "train", ["train", *EVERY],
+    "train a CLIP; or, of --clip and held-out images: the right caption and image among 100; their "
+    "classes; the caption that fits best; a page to try it on",
+)  # fmt: skip
+CLIP = kinds.define_path(
+    "clip", None, "what --task asks: a run's folder, or what dj.load_clip reads"
+)
+IMAGES = kinds.define_path("images", None, "with --task=caption: an image or a folder of images")
+CAPTIONS = flags.DEFINE_multi_string(
+    "caption", None, "with --task=caption: a caption to choose from; by default all held-out ones"
+)
+TEMPLATES = flags.DEFINE_multi_string(
+    "template", ["{}", "a picture of {}", "{} emoji"], "with --task=zero_shot: around class names"
+)
+NUM = kinds.define_integer("num", 500, "images on the page", lower_bound=1)
+OUT = kinds.define_path("out", None, "the folder to write; by default that of --clip")
+ASKING = (
+    (CLIP, EVERY), (IMAGES, ("caption",)), (CAPTIONS, ("caption",)), (TEMPLATES, ("zero_shot",)),
+    (NUM, ("page",)), (OUT, EVERY),
+)  # fmt: skip
 OWN = (
     VISION, TEXT, DIM, LOSS, WEIGHT_DECAY, FLIP, SHIFT, ZOOM, COLOUR, WORDS, EVAL_EVERY,
 )  # fmt: skip
@@ -61,6 +98,17 @@ presets.define_preset(
 
 
 def main() -> None:
+    for flag, tasks in ASKING:
+        if flag.present and TASK.value not in tasks:
+            raise UserError(f"--{flag.name} does nothing without --task={' or '.join(tasks)}")
+    if TASK.value == "train":
+        train()
+    else:
+        ask()
+
+
+def train() -> None:
+    """Trains the CLIP that the flags describe."""
     with learning.processes():
         flags.FLAGS.set_default(learning.DATASET.name, "captions")
         records = learning.open_records()
@@ -97,6 +145,72 @@ def describe(records: Records) -> Contrastive:
         colour=COLOUR.value,
         words=WORDS.value,
     )
+
+
+def ask() -> None:
+    """What a trained CLIP makes of held-out images, on the terminal and in a file."""
+    if CLIP.value is None:
+        raise UserError(f"--task={TASK.value} needs --clip, a run of this program or a CLIP folder")
+    towers, records = runs.load_towers(CLIP.value), open_asked()
+    out = _folder()
+    if TASK.value == "page":
+        gallery.write(out / "match.html", towers, records, NUM.value)
+        print(f"page: {out / 'match.html'}")
+        return
+    found = ASKED[TASK.value](towers, records)
+    print(save(out / "matching.json", {TASK.value: found}))
+
+
+def open_asked() -> Records:
+    """The held-out images of --dataset, or else of the run's own."""
+    path = pathlib.Path(CLIP.value or "")
+    if not learning.DATASET.present and (path / "flags.txt").is_file():
+        _, config = runs.open_run(path)
+        return config.open("test", learning.DATA_DIR.value)
+    flags.FLAGS.set_default(learning.DATASET.name, "captions")
+    return learning.open_held_out()
+
+
+def ask_retrieval(towers: Towers, records: Records) -> dict[str, Any]:
+    """The right one among 100, both ways."""
+    return recall.report(towers, records, learning.SEED.value, print)
+
+
+def ask_classes(towers: Towers, records: Records) -> dict[str, Any]:
+    """Held-out images' classes from the names alone."""
+    return zero_shot.report(towers, records, TEMPLATES.value, print)
+
+
+def ask_captions(towers: Towers, records: Records) -> dict[str, Any]:
+    """The captions that fit images best."""
+    texts = CAPTIONS.value or captions_of([records[i] for i in range(len(records))])
+    tower = towers.model.vision_model
+    if IMAGES.value is None or tower is None:
+        raise UserError("--task=caption needs --images, an image or a folder of images")
+    size = tower.image_size
+    pictures = read_pictures(IMAGES.value, (size, size, tower.num_channels))
+    found = caption.best_captions(towers, pictures, texts, 5)
+    for number, matches in enumerate(found):
+        fitting = ", ".join(f"{match.caption} ({match.share:.0%})" for match in matches)
+        print(f"image {number}: {fitting}")
+    return {"towers": towers.name, "images": [[m._asdict() for m in row] for row in found]}
+
+
+ASKED: dict[str, Callable[[Towers, Records], dict[str, Any]]] = {
+    "retrieval": ask_retrieval,
+    "zero_shot": ask_classes,
+    "caption": ask_captions,
+}
+
+
+def _folder() -> pathlib.Path:
+    path = pathlib.Path(os.path.expanduser(CLIP.value or ""))
+    out = pathlib.Path(OUT.value or (path if path.is_dir() else path.parent))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write --out={out}: {error.strerror}") from error
+    return out
 
 
 if __name__ == "__main__":

@@ -30,13 +30,15 @@ HALVES = ImageProcessor(32, (32, 32), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # of im
 class Towers(Component):
     """Images and texts to embeddings of one space.
 
-    mean and std are of the channels of images in [0, 1], as the image tower was trained.
+    mean and std are of the channels of images in [0, 1], as the image tower was trained. name is
+    what a person calls the model.
     """
 
     model: CLIP
     tokenizer: Tokenizer
     mean: tuple[float, ...] = HALVES.mean
     std: tuple[float, ...] = HALVES.std
+    name: str = "clip"
 
     @property
     def logit_scale(self) -> float:
@@ -109,8 +111,9 @@ def towers_of_files(path: str | os.PathLike[str]) -> Towers:
     has_scale = (folder / "preprocessor_config.json").is_file()
     processor = load_image_processor(folder if has_scale else None)
     return Towers(
-        model=model, params=params, tokenizer=tokenizer, mean=processor.mean, std=processor.std
-    )
+        model=model, params=params, tokenizer=tokenizer, mean=processor.mean, std=processor.std,
+        name=Path(path).expanduser().resolve().name,
+    )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=16)

@@ -94,6 +94,43 @@ def test_resumed_is_uninterrupted(run, tmp_path):
     assert [line["step"] for line in lines(folder / "held_out.jsonl")] == [2, 4]
 
 
+def test_a_trained_clip_is_asked(run, tmp_path):
+    folder, _ = run
+    out = f"--out={tmp_path}"
+    picture = tmp_path / "picture.png"
+    Image.fromarray(np.full((40, 50), 200, np.uint8)).save(picture)
+    captions = ("--caption=a cat", "--caption=a dog")
+    for flags in (
+        ["--task=retrieval"], ["--task=zero_shot", "--template=a {}"], ["--task=page", "--num=9"],
+        ["--task=caption", f"--images={picture}", *captions],
+    ):  # fmt: skip
+        done = program("clip", *flags, f"--clip={folder}", out)
+        assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "matching.json").read_text())
+    assert found["retrieval"]["pictures"] == 223
+    assert found["retrieval"]["candidates"] == 100
+    assert found["zero_shot"]["templates"] == ["a {}"]
+    (matches,) = found["caption"]["images"]
+    assert {match["caption"] for match in matches} == {"a cat", "a dog"}
+    assert sum(match["share"] for match in matches) == pytest.approx(1)
+    assert "clip, step 4" in (tmp_path / "match.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--num=5"], "--num does nothing without --task=page"),
+        (["--task=page"], "--task=page needs --clip"),
+        (["--task=caption", "--clip={}"], "needs --images"),
+        (["--task=retrieval", "--clip={}/nowhere"], "there is no "),
+        (["--task=retrieval", "--clip={}", "--dataset=embedded"], "has no captions"),
+        (["--task=zero_shot", "--clip={}", "--template=x"], "has no place for a name"),
+    ],
+)
+def test_refused_to_be_asked(run, flags, message):
+    check_refused(message, "clip", *(flag.format(run[0]) for flag in flags))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("layout", ["4", "2x2", "pieces"])
