@@ -9,7 +9,7 @@ from diffjax.data import Records
 from diffjax.errors import UserError
 from diffjax.metrics.intervals import wilson
 from diffjax.metrics.retrieval import class_embeddings
-from experiments.matching.paired import TwoTowers, encode_texts, parts, unit
+from experiments.matches.paired import TwoTowers, encode_texts, parts, unit
 
 
 def report(

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from diffjax.errors import UserError
-from experiments.matching.paired import TwoTowers, encode_texts, unit
+from experiments.matches.paired import TwoTowers, encode_texts, unit
 
 
 class Match(NamedTuple):

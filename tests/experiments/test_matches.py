@@ -10,8 +10,8 @@ from scipy import stats
 from diffjax.data.base import ArrayRecords
 from diffjax.data.contents import Contents
 from diffjax.errors import UserError
-from experiments.matching import caption, gallery, paired, recall, zero_shot
-from experiments.matching.paired import pair
+from experiments.matches import caption, gallery, paired, recall, zero_shot
+from experiments.matches.paired import pair
 
 NAMES = ("cat", "dog", "cup")
 WIDTH = 64

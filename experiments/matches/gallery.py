@@ -7,7 +7,7 @@ import numpy as np
 from diffjax.data import Records
 from diffjax.data.images import to_uint8
 from diffjax.display.match_page import MatchPage, save_match_page
-from experiments.matching.paired import TwoTowers, captions_of, encode_texts, parts
+from experiments.matches.paired import TwoTowers, captions_of, encode_texts, parts
 
 
 def write(path: str | os.PathLike[str], towers: TwoTowers, records: Records, most: int) -> None:

@@ -10,7 +10,7 @@ from diffjax.data import Records
 from diffjax.errors import UserError
 from diffjax.metrics.embeddings import alignment, effective_rank, modality_gap, uniformity
 from diffjax.metrics.retrieval import KS, candidates, ranks_of_first, recall_at, recall_interval
-from experiments.matching.paired import AT_A_TIME, Paired, TwoTowers, pair
+from experiments.matches.paired import AT_A_TIME, Paired, TwoTowers, pair
 
 AMONG = 100  # candidates, or all captions where there are fewer
 PAIRS = 4096  # pictures for the geometry: uniformity compares all with all
