@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
+from jax import Array
 from jaxtyping import Float, Int
 
 from diffjax.data import Records
@@ -113,15 +115,21 @@ def _ranks(
 def _geometry(paired: Paired, seed: int) -> dict[str, float]:
     """Of all pairs, or of so many."""
     rows = np.random.RandomState(seed).permutation(len(paired.own))[:PAIRS]
-    images = paired.images[rows]
     own = paired.own[rows]
     distinct = paired.texts[np.unique(own)]  # a caption twice would be a pair at distance 0
-    found = {
-        "alignment": alignment(images, paired.texts[own]),
-        "uniformity_of_images": uniformity(images),
-        "uniformity_of_texts": uniformity(distinct),
-        "modality_gap": modality_gap(images, paired.texts[own]),
+    found = _measures(paired.images[rows], paired.texts[own], distinct)
+    return {name: float(value) for name, value in sorted(found.items())}
+
+
+@jax.jit  # one program to compile, not one per operation
+def _measures(
+    images: Float[Array, "N D"], texts: Float[Array, "N D"], distinct: Float[Array, "M D"]
+) -> dict[str, Float[Array, ""]]:
+    return {
+        "alignment": alignment(images, texts),
         "effective_rank_of_images": effective_rank(images),
         "effective_rank_of_texts": effective_rank(distinct),
+        "modality_gap": modality_gap(images, texts),
+        "uniformity_of_images": uniformity(images),
+        "uniformity_of_texts": uniformity(distinct),
     }
-    return {name: float(value) for name, value in found.items()}
