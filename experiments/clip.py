@@ -29,8 +29,8 @@ from diffjax.tasks.towers import Towers
 from diffjax.training.optimizers import for_contrast
 from experiments.evaluations.saved import save
 from experiments.flags import kinds, learning, presets, specs
-from experiments.matching import caption, gallery, recall, zero_shot
-from experiments.matching.paired import captions_of
+from experiments.matches import caption, gallery, recall, zero_shot
+from experiments.matches.paired import captions_of
 from experiments.start import command
 
 flags.adopt_module_key_flags(learning)

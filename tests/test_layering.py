@@ -118,8 +118,8 @@ def test_only_one_file_names_pmap_and_one_loops_over_sampling_steps():
     assert samplers == ["samplers/base.py"]
 
 
-PROGRAMS = {"ablate", "benchmark", "classifier", "ddpm", "distill", "evaluate", "gan", "report"} | {
-    "sample", "unet", "upsampling"
+PROGRAMS = {"ablate", "benchmark", "classifier", "clip", "ddpm", "distill", "evaluate", "gan"} | {
+    "report", "sample", "unet", "upsampling"
 }  # fmt: skip
 
 
