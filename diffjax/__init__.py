@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     )
     from diffjax.process import Process
     from diffjax.randomness import sample_keys
-    from diffjax.runs import Run, load
+    from diffjax.runs import Run, load, load_towers
 
 __all__ = [
     "Process",
@@ -56,6 +56,7 @@ __all__ = [
     "load_clip",
     "load_image_processor",
     "load_tokenizer",
+    "load_towers",
     "load_unet2d",
     "load_unet2d_condition",
     "losses",
@@ -84,6 +85,7 @@ _MODULES = {
     "load_clip": "interop",
     "load_image_processor": "interop",
     "load_tokenizer": "interop",
+    "load_towers": "runs",
     "load_unet2d": "interop",
     "load_unet2d_condition": "interop",
     "sample": "drawing",
