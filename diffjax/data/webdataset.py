@@ -211,7 +211,7 @@ class _Part(io.RawIOBase):
         self._place = start + offset
         return self._place
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         size = max(0, min(len(buffer), self._member.size - self._place))
         data = os.pread(self._file.fileno(), size, self._member.offset + self._place)
         buffer[: len(data)] = data
