@@ -18,7 +18,7 @@ Lines = dict[int, dict[str, float]]  # step -> what was measured, by name
 GRIDS = 40  # more pictures than this make the page heavy and its slider no better
 FILMS = {
     "gan": "from one latent to the next",
-    "contrastive": "similarity of held-out images (rows) and their texts (columns)",
+    "contrastive": "similarity of images (rows) and texts (columns), 16 pairs learnt, 8 held out",
 }  # what else a film shows than the reverse process
 NAMES = {
     "grad_norm": "gradient norm",

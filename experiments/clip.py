@@ -113,7 +113,7 @@ def train() -> None:
         flags.FLAGS.set_default(learning.DATASET.name, "captions")
         records = learning.open_records()
         task = describe(records)
-        exam = Exam(learning.open_held_out(), learning.say, learning.SEED.value)
+        exam = Exam(learning.open_held_out(), records, learning.say, learning.SEED.value)
         optimizer = for_contrast(
             learning.LEARNING_RATE.value, learning.STEPS.value,
             warmup_steps=learning.WARMUP_STEPS.value, grad_clip=learning.GRAD_CLIP.value,

@@ -1,9 +1,10 @@
 """What is measured of a CLIP while it learns: its embeddings, and what it finds."""
 
 import dataclasses
+import itertools
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,17 +33,21 @@ from diffjax.typing import Params
 
 HELD_OUT = "held_out.jsonl"
 MOST = 1000  # pairs that are measured
-SHOWN = 24  # pairs in the picture
-CELL = 28  # its pixels per pair
+LEARNT, NEW = 16, 8  # pairs in the picture: trained on, and held out
+CELL, GAP = 28, 4  # its pixels per pair, and between the two kinds
 STUCK = 0.98  # of the loss of guesses: a loss above it is one of guesses
 PATIENCE = 2  # measurements with such a loss, before it is said
 
 
 @dataclasses.dataclass(frozen=True)
 class Exam:
-    """The pairs that weights are measured on, with texts, and what takes each result."""
+    """The held-out pairs that weights are measured on, and what takes each result.
+
+    Pairs of both kinds of records, with texts, are in the pictures.
+    """
 
     records: Records
+    trained: Records
     say: Callable[[str], object] = print
     seed: int = 0
 
@@ -60,12 +65,12 @@ def matching_preview(
 ) -> Preview:
     """Adds a line of figures to held_out.jsonl and a similarity matrix to the film, per call.
 
-    The figures are `figures`' of at most 1,000 pairs, the same ones each time. The matrix is that
-    of the first 24 pairs of different captions.
+    The figures are `figures`' of at most 1,000 held-out pairs, the same ones each time. The matrix
+    is that of 16 pairs that are trained on and 8 that are held out, all of different captions.
     """
     pairs = drawn(exam.records, MOST, exam.seed)
-    first = np.sort(np.unique(pairs.captions, return_index=True)[1])[:SHOWN]
-    thumbnails = to_uint8(pairs.images[first])
+    few = (drawn(exam.trained, 4 * LEARNT, exam.seed), LEARNT), (pairs, NEW)
+    shown = joined([distinct(sample, count) for sample, count in few])
     stuck = 0
 
     def show(step: int, params: Params) -> None:
@@ -75,7 +80,9 @@ def matching_preview(
         texts = np.asarray(normalised(towers.texts(pairs.texts)))
         found = figures(images, texts, pairs.captions, towers.logit_scale)
         add_line(folder.path / HELD_OUT, step, found)
-        sheet = matrix(images[first] @ texts[first].T, thumbnails)
+        rows, columns = normalised(towers.images(shown.images)), towers.texts(shown.texts)
+        cosines = np.asarray(rows @ normalised(columns).T)
+        sheet = matrix(cosines, to_uint8(shown.images), len(cosines) - NEW)
         write_whole(folder.picture(step), lambda part: sheet.save(part, format="PNG"))
         frames = [np.asarray(Image.open(p)) for s, p in folder.pictures().items() if s <= step]
         save_film(folder.film, np.stack(frames)[:, None])
@@ -111,6 +118,20 @@ def drawn(records: Records, most: int, seed: int) -> Sample:
     texts = [row["text"] for row in rows]
     captions = np.asarray([caption_number(text) for text in texts])
     return Sample(np.stack([row["image"] for row in rows]), texts, captions)
+
+
+def distinct(sample: Sample, count: int) -> Sample:
+    """The first so many pairs of different captions."""
+    chosen = np.sort(np.unique(sample.captions, return_index=True)[1])[:count]
+    texts = [sample.texts[index] for index in chosen]
+    return Sample(sample.images[chosen], texts, sample.captions[chosen])
+
+
+def joined(samples: Sequence[Sample]) -> Sample:
+    """One sample after the other."""
+    images, texts, captions = zip(*samples, strict=True)
+    every = list(itertools.chain.from_iterable(texts))
+    return Sample(np.concatenate(images), every, np.concatenate(captions))
 
 
 def figures(
@@ -162,14 +183,21 @@ def _loss(logits: Float[np.ndarray, "N N"], right: np.ndarray) -> float:
     return float(total / 2)
 
 
-def matrix(cosines: Float[np.ndarray, "N N"], images: UInt8[np.ndarray, "N H W C"]) -> Image.Image:
+def matrix(
+    cosines: Float[np.ndarray, "N N"], images: UInt8[np.ndarray, "N H W C"], learnt: int
+) -> Image.Image:
     """Cosines as squares from white, the least, to dark blue; a row per image, a column per text.
 
-    The images stand at the left. Of texts in the order of their images the diagonal is right.
+    The images stand at the left. Of texts in the order of their images the diagonal is right. A gap
+    follows the first `learnt` rows and columns.
     """
     low, high = cosines.min(), cosines.max()
     share = (cosines - low) / max(high - low, 1e-6)
     colours = 255 - share[..., None] * (255 - np.asarray([8, 48, 107]))
     squares = colours.round().astype(np.uint8).repeat(CELL, 0).repeat(CELL, 1)
     cells = [np.asarray(to_rgb(image).resize((CELL, CELL))) for image in images]
-    return Image.fromarray(np.concatenate([np.concatenate(cells), squares], axis=1))
+    sheet = np.concatenate([np.concatenate(cells), squares], axis=1)
+    place = learnt * CELL
+    for axis, start in ((0, place), (1, place + CELL)):
+        sheet = np.insert(sheet, [start] * GAP, 255, axis=axis)
+    return Image.fromarray(sheet)

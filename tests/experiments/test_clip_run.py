@@ -67,11 +67,11 @@ def test_report_has_the_dynamics_and_the_film(run):
     page = (folder / "report.html").read_text()
     for name in ("temperature", "modality gap", "text at 5", "rank of images", "held out loss"):
         assert f'"name": "{name}"' in page
-    assert "similarity of held-out images (rows) and their texts (columns)" in page
+    assert "similarity of images (rows) and texts (columns), 16 pairs learnt, 8 held out" in page
     with Image.open(folder / "reverse.gif") as film:
         assert film.n_frames == 2
     with Image.open(folder / "samples" / "step_00000004.png") as sheet:
-        assert sheet.size == (25 * 28, 24 * 28)
+        assert sheet.size == (25 * 28 + 4, 24 * 28 + 4)
 
 
 def test_a_stuck_run_says_so(tmp_path):

@@ -98,7 +98,7 @@ SHOWN = {
     "restoration": examined.Exam(RECORDS),
     "segmentation": examined.Exam(RECORDS),
     "gan": gan.Pictures(num=3),
-    "contrastive": matching.Exam(RECORDS),
+    "contrastive": matching.Exam(RECORDS, RECORDS),
 }
 
 
