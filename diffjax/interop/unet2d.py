@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from diffjax.errors import UserError
 from diffjax.interop.diffusers_folder import Form, load, save
 from diffjax.models.unet import UNet
 from diffjax.models.unet_levels import embedding_width
@@ -26,8 +27,14 @@ def save_unet2d(model: UNet, params: Params, folder: str | os.PathLike[str]) -> 
     """Writes `model` and `params` to `folder`, for UNet2DModel.from_pretrained and load_unet2d.
 
     Files of the same names are replaced, each whole or not at all. Raises UserError for params that
-    are not this model's, a folder that cannot be written, and one with weights in several files.
+    are not this model's, a folder that cannot be written, and one with weights in several files,
+    and for a network with `cond_dim`, which UNet2DModel lacks.
     """
+    if model.cond_dim is not None:
+        raise UserError(
+            f"a unet(cond_dim={model.cond_dim}) cannot be saved: diffusers' UNet2DModel takes no "
+            "vectors"
+        )
     save(model, params, folder, FORM)
 
 

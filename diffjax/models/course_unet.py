@@ -191,7 +191,7 @@ class CourseUNet(Stateful, Backbone):
 
     @nn.nowrap
     def takes(self, drop: float = 0.0, mask: Mask = "sample") -> Condition:
-        check_mask(mask, drop, self.num_class_embeds)
+        check_mask(mask, drop, self.num_class_embeds or self.cond_dim)
         if self.num_class_embeds is not None:
             return OneHot(self.num_class_embeds, mask, drop=drop)
         if self.cond_dim is not None:

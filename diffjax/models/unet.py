@@ -41,6 +41,7 @@ class UNet(Backbone):
     Fields are those of diffusers' UNet2DModel, defaults included. `attention_head_dim` None means
     one head; `sample_size` is a note. `dtype` is what is computed in, None what the machine is
     built for: bfloat16 on an accelerator, float32 on a CPU; parameters and output are float32.
+    `cond_dim`, which diffusers lacks, is the length of a vector per sample, such as an embedding.
     `remat` keeps no more than each block's input for the gradient and computes the rest again
     (Chen et al. 2016): less memory, more work; XLA on a CPU keeps it all the same. Raises UserError
     for an option or a combination that cannot be built.
@@ -74,6 +75,7 @@ class UNet(Backbone):
     num_train_timesteps: int | None = None
     class_embed_type: str | None = None
     num_class_embeds: int | None = None
+    cond_dim: int | None = None
     dtype: str | None = None
     remat: bool = False
 
@@ -88,8 +90,9 @@ class UNet(Backbone):
         """The network's output for images `x` at time(s) `t` in 0..999, dropout only in training.
 
         With time_embedding_type "fourier" `t` is a noise level, above 0. `cond` are labels below
-        num_class_embeds (others give NaN), times for class_embed_type "timestep", or embeddings for
-        "identity". Raises UserError for images or a condition that does not fit.
+        num_class_embeds (others give NaN), times for class_embed_type "timestep", embeddings for
+        "identity", or vectors of cond_dim. Raises UserError for images or a condition that does not
+        fit.
         """
         check_input(self, x, cond)
         t = jnp.atleast_1d(t).astype(jnp.float32)
@@ -117,7 +120,9 @@ class UNet(Backbone):
 
     @nn.nowrap
     def takes(self, drop: float = 0.0, mask: Mask = "sample") -> Condition:
-        check_mask(mask, drop, None)
+        check_mask(mask, drop, self.cond_dim)
+        if self.cond_dim is not None:
+            return Vector(self.cond_dim, mask, drop=drop)
         if self.num_class_embeds is not None:
             return Label(self.num_class_embeds, drop=drop)
         match self.class_embed_type:
@@ -152,12 +157,14 @@ class UNet(Backbone):
         return GroupNorm(groups, self.norm_eps, self.compute_dtype, name="conv_norm_out")(x)
 
     def _embed(self, t: Float[Array, "b"], labels: Labels | None) -> Embedding:
-        """The embedding of the time, plus that of the class."""
+        """The embedding of the time, plus that of the class or of the vector."""
         width = embedding_width(self)
         features = self._time_features()
         emb = TimeMLP(width, self.compute_dtype, name="time_embedding")(features(t))
         if labels is None:
             return emb
+        if self.cond_dim is not None:
+            return emb + TimeMLP(width, self.compute_dtype, name="cond_embedding")(labels)
         match self.class_embed_type:
             case "timestep":
                 times = labels.astype(jnp.float32)

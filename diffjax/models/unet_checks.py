@@ -38,6 +38,7 @@ POSITIVE = (
     "time_embedding_dim",
     "num_train_timesteps",
     "num_class_embeds",
+    "cond_dim",
 )
 
 
@@ -109,6 +110,11 @@ def _check_embeddings(net: "diffjax.models.unet.UNet") -> None:
     if net.time_embedding_type == "learned" and net.num_train_timesteps is None:
         raise UserError("unet(time_embedding_type='learned') needs num_train_timesteps")
     check_classes(net)
+    if net.cond_dim is not None and (net.class_embed_type or net.num_class_embeds):
+        raise UserError(
+            f"unet(cond_dim={net.cond_dim}) takes one condition: leave out num_class_embeds and "
+            "class_embed_type"
+        )
 
 
 def check_classes(net: Any) -> None:
@@ -220,12 +226,15 @@ def check_images(net: Any, x: Images) -> None:
 def check_input(net: "diffjax.models.unet.UNet", x: Images, labels: Labels | None) -> None:
     """Refuses images of another kind, and labels where none belong or none are given."""
     check_images(net, x)
-    takes_labels = net.class_embed_type is not None or net.num_class_embeds is not None
+    options = (net.class_embed_type, net.num_class_embeds, net.cond_dim)
+    takes_labels = any(option is not None for option in options)
     if takes_labels and labels is None:
-        raise UserError("this U-Net is conditioned on classes: give cond")
+        told = "classes" if net.cond_dim is None else f"{net.cond_dim} numbers a sample"
+        raise UserError(f"this U-Net is conditioned on {told}: give cond")
     if labels is not None and not takes_labels:
         raise UserError("this U-Net takes no condition: set num_class_embeds or give no cond")
     if labels is not None:
-        shape = (embedding_width(net),) if net.class_embed_type == "identity" else ()
+        shape = () if net.cond_dim is None else (net.cond_dim,)
+        shape = (embedding_width(net),) if net.class_embed_type == "identity" else shape
         if labels.shape[1:] != shape:
             raise UserError(f"cond has shape {labels.shape}: this U-Net takes {(len(x), *shape)}")
