@@ -68,6 +68,12 @@ class Setup:
     def training(self) -> Training:
         return self.config.training
 
+    @property
+    def given(self) -> Params:
+        """The parameters that the step takes and does not train."""
+        left_out = self.config.task.drawing_only
+        return params_of({n: c for n, c in self.frozen.items() if n not in left_out})
+
     def make_optimizer(self) -> optax.GradientTransformation:
         own = self.training
         return self.optimizer or make_optimizer(
@@ -146,7 +152,7 @@ class Session:
 
 def take_up(setup: Setup, checkpoints: Checkpoints, returns: int) -> Session:
     """The state to go on from."""
-    tx, frozen = setup.make_optimizer(), jax.device_get(params_of(setup.frozen))
+    tx, frozen = setup.make_optimizer(), jax.device_get(setup.given)
     training, task = setup.training, setup.config.task
     seed = np.uint32(training.seed)
     state = replicate(
@@ -239,7 +245,7 @@ def train_on(
             save,
             show,
             stopping,
-            frozen=replicate(lambda frozen: frozen, jax.device_get(params_of(setup.frozen))),
+            frozen=replicate(lambda frozen: frozen, jax.device_get(setup.given)),
         )
         checkpoints.wait()
     return state

@@ -6,6 +6,7 @@ python -m experiments.ddpm --flagfile=experiments/flagfiles/course_03.flags     
 
 import functools
 import typing
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -23,7 +24,7 @@ from diffjax.data import Records
 from diffjax.errors import UserError
 from diffjax.models.backbone import Backbone
 from diffjax.models.course_unet import CourseUNet
-from diffjax.tasks.denoisers import Pictures
+from diffjax.tasks.denoisers import DenoiserTask, Pictures
 from diffjax.tasks.diffusion import OBJECTIVES, Diffusion, Objective
 from diffjax.typing import Target
 from experiments.flags import kinds, learning, presets, specs
@@ -117,31 +118,36 @@ def main() -> None:
         repeat_course()
         records = learning.open_records()
         task = describe(records)
-        sampler = spec.build(SAMPLER.value, diffjax.samplers)
-        sampler.check(task.process)
-        shown = Pictures(
-            sampler, specs.spacing_of(SPACING.value, sampler), SAMPLE_STEPS.value,
-            NUM_SAMPLES.value, learning.SEED.value,
-        )  # fmt: skip
+        shown = pictures(task)
         learning.train(
             task, records, learning.flags_text("ddpm", OWN), shown, SAMPLE_EVERY.value,
             loss=functools.partial(task.loss, remat=REMAT.value),
         )  # fmt: skip
 
 
+def pictures(task: DenoiserTask) -> Pictures:
+    """How the flags have the pictures drawn. Raises UserError for a sampler that cannot draw."""
+    sampler = spec.build(SAMPLER.value, diffjax.samplers)
+    sampler.check(task.process)
+    return Pictures(
+        sampler, specs.spacing_of(SPACING.value, sampler), SAMPLE_STEPS.value, NUM_SAMPLES.value,
+        learning.SEED.value,
+    )  # fmt: skip
+
+
 def repeat_course() -> None:
     """Sets the flags that --course_compat speaks for. Raises UserError for one that contradicts."""
     if not COURSE_COMPAT.value:
         return
-    _settle(SCHEDULE, [f"linear(steps={steps})" for steps in COURSE_STEPS], diffjax.schedules)
-    _settle(TARGET, ["eps"])
-    _settle(SAMPLER, ["ddpm(variance='previous')"], diffjax.samplers)
-    _settle(SAMPLE_STEPS, [schedule_steps()])
+    settle(SCHEDULE, [f"linear(steps={steps})" for steps in COURSE_STEPS], diffjax.schedules)
+    settle(TARGET, ["eps"])
+    settle(SAMPLER, ["ddpm(variance='previous')"], diffjax.samplers)
+    settle(SAMPLE_STEPS, [schedule_steps()])
     if COND_DROP.value:
-        _settle(COND_MASK, ["element"])
+        settle(COND_MASK, ["element"])
 
 
-def _settle(
+def settle(
     flag: flags.FlagHolder[Any], legal: list[Any], package: ModuleType | None = None
 ) -> None:
     """Gives a flag that was left out the first of the values that --course_compat allows."""
@@ -159,32 +165,37 @@ def describe(records: Records) -> Diffusion:
     """This run's task: the flags, and what follows from the data."""
     model = fitted_model(records)
     condition = condition_of(model, records)
+    conditioned = model.conditioned_on(condition)
+    return Diffusion(model=conditioned, condition=condition, **described(records))
+
+
+def described(records: Records) -> dict[str, Any]:
+    """The task's options besides network and condition."""
     times = TIMES.value or ("uniform" if LOSS.value == "continuous_vlb" else "grid")
     sigma_data = {"sigma_data": SIGMA_DATA.value}
-    return Diffusion(
-        model=model.conditioned_on(condition),
-        image_shape=records.image_shape,
-        schedule=spec.build(SCHEDULE.value, diffjax.schedules),
-        target=typing.cast(Target, TARGET.value),
-        condition=condition,
-        sigma_data=SIGMA_DATA.value,
-        learned_variance=LEARNED_VARIANCE.value,
-        objective=typing.cast(Objective, LOSS.value),
-        weighting=spec.build(WEIGHTING.value, diffjax.weightings, sigma_data),
-        times=spec.build(times, diffjax.time_laws),
-        offset_noise=OFFSET_NOISE.value,
-        huber=HUBER.value,
-    )
+    return {
+        "image_shape": records.image_shape,
+        "schedule": spec.build(SCHEDULE.value, diffjax.schedules),
+        "target": typing.cast(Target, TARGET.value),
+        "sigma_data": SIGMA_DATA.value,
+        "learned_variance": LEARNED_VARIANCE.value,
+        "objective": typing.cast(Objective, LOSS.value),
+        "weighting": spec.build(WEIGHTING.value, diffjax.weightings, sigma_data),
+        "times": spec.build(times, diffjax.time_laws),
+        "offset_noise": OFFSET_NOISE.value,
+        "huber": HUBER.value,
+    }
 
 
-def fitted_model(records: Records) -> Backbone:
-    """The network of --model, fitted to the data."""
+def fitted_model(records: Records, told: Mapping[str, Any] | None = None) -> Backbone:
+    """The network of --model, fitted to the data; `told`: options of what it is told."""
     height, width, channels = records.image_shape
     out_channels = 2 * channels if LEARNED_VARIANCE.value else channels
     defaults: dict[str, Any] = {
         "sample_size": height if height == width else (height, width),
         "in_channels": channels,
         "out_channels": out_channels,
+        **(told or {}),
     }
     if classes := asked_classes(records):
         defaults["num_class_embeds"] = classes

@@ -2,6 +2,7 @@
 
 python -m experiments.sample --run=DIR --num=64 --steps=50 --sampler='ddim(eta=0)' --out=DIR2
 python -m experiments.sample --run=DIR --guidance=3 --labels=0,7     of a run with --cond_drop
+python -m experiments.sample --run=DIR --prompts='red apple' --guidance=3     of text_to_image's
 python -m experiments.sample --run=DIR --task=inpaint --init=PICTURE --mask=left
 """
 
@@ -52,7 +53,7 @@ def main() -> None:
     task, params = run.task, run[DENOISER].params
     edit = edits.read(run)
     num = NUM.value if edit is None or NUM.present else edit.num
-    chosen = guiding.choose(task, num, None if edit is None else edit.labels(num))
+    chosen = guiding.choose(run, num, None if edit is None else edit.labels(num))
     sampler = spec.build(edits.sampler_spec(SAMPLER), diffjax.samplers)
     times = times_of(task.process, params, specs.spacing_of(SPACING.value, sampler), STEPS.value)
     if edit is None:
@@ -70,7 +71,7 @@ def main() -> None:
     images = to_uint8(np.asarray(drawn.images))
     np.savez_compressed(out / "samples.npz", images=images)
     if edit is None:
-        save_grid(out / "grid.png", images)
+        save_grid(out / "grid.png", images, guiding.texts(task, num))
     else:
         write_whole(out / "grid.png", lambda part: edit.sheet(images).save(part, format="PNG"))
     save_film(out / "trajectory.gif", to_uint8(np.asarray(drawn.film)))

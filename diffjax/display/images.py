@@ -4,12 +4,14 @@ import io
 import math
 import os
 import pathlib
+from collections.abc import Sequence
 
 import einops
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageSequence
 
+from diffjax.display.captions import captioned
 from diffjax.files import write_whole
 
 SMALLEST_CELL = 56  # pixels: smaller images are enlarged by a whole factor, or nobody sees them
@@ -29,9 +31,12 @@ def grid(images: UInt8[np.ndarray, "N H W C"], columns: int | None = None) -> Im
     return Image.fromarray(sheet[..., 0] if sheet.shape[-1] == 1 else sheet)
 
 
-def save_grid(path: str | os.PathLike[str], images: UInt8[np.ndarray, "N H W C"]) -> None:
-    """Writes the grid as a PNG, whole or not at all."""
-    write_whole(path, lambda part: grid(images).save(part, format="PNG"))
+def save_grid(
+    path: str | os.PathLike[str], images: UInt8[np.ndarray, "N H W C"], texts: Sequence[str] = ()
+) -> None:
+    """Writes the grid as a PNG, whole or not at all; with texts, one under each image."""
+    sheet = captioned(images, texts) if texts else grid(images)
+    write_whole(path, lambda part: sheet.save(part, format="PNG"))
 
 
 def save_film(

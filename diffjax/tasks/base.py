@@ -99,6 +99,7 @@ class Task(abc.ABC):
 
     specs: ClassVar[Mapping[str, ModuleType]] = {}
     training_only: ClassVar[tuple[str, ...]] = ()  # sources that drawing does without
+    drawing_only: ClassVar[tuple[str, ...]] = ()  # sources that init and the loss do without
     image_shape: tuple[int, int, int]
 
     @property

@@ -19,7 +19,7 @@ import diffjax.schedules
 import diffjax.spaces
 from diffjax import spec
 from diffjax.batches import in_batches
-from diffjax.conditions.base import Condition
+from diffjax.conditions.base import Condition, in_turn
 from diffjax.conditions.none import Unconditional
 from diffjax.data.images import to_uint8
 from diffjax.display.images import save_film, save_grid
@@ -49,7 +49,7 @@ drawing: Callable[..., Draw] = functools.lru_cache(maxsize=16)(make_draw)
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """How a preview is drawn: labels and spacing as in `runs.Run.sample`."""
+    """How a preview is drawn: labels, spacing and guidance as in `runs.Run.sample`."""
 
     sampler: Sampler = DDIM()  # noqa: RUF009 frozen
     spacing: Spacing | None = None
@@ -57,6 +57,7 @@ class Pictures:
     num: int = 64
     seed: int = 0
     labels: Labels | None = None
+    guidance: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,7 @@ class DenoiserTask(Task):
     sigma_data: float = 0.5
     learned_variance: bool = False
 
+    asks_captions: ClassVar[bool] = False  # whether labels are texts
     specs: ClassVar[dict[str, Any]] = {
         "model": diffjax.models,
         "schedule": diffjax.schedules,
@@ -170,19 +172,26 @@ class DenoiserTask(Task):
         moments = frames.reshape(*film.shape[:2], *frames.shape[1:])
         return Samples(jnp.clip(decode(x0), -1, 1), jnp.asarray(moments))
 
+    def cond_of(self, components: Mapping[str, Component], values: Labels | None, num: int) -> Cond:
+        """The condition of `num` samples from what a person asks for, as `Condition.asked`."""
+        return self.condition.asked(values, num)
+
     def preview(self, folder: RunFolder, frozen: Mapping[str, Component], shown: Any) -> Preview:
         """Draws the same noise with the weights it is given; `shown` are Pictures."""
         sampler, num = shown.sampler, shown.num
-        cond = self.condition.asked(shown.labels, num)
+        cond = self.cond_of(frozen, shown.labels, num)
+        guidance = self.guided(shown.guidance, cond, num)
         draw = make_draw(self.model, self.process, sampler, self.shape, limit=self.space.limit)
+
+        texts = in_turn(shown.labels, num).tolist() if self.asks_captions else ()
 
         def picture(step: int, params: Params) -> None:
             own = params[DENOISER]
             times = times_of(self.process, own, shown.spacing or sampler.spacing, shown.steps)
             components = {**frozen, DENOISER: Component(self.model, own)}
             key = jax.random.key(shown.seed)
-            images, film = self.drawn(draw, components, key, num, num, times, cond)
-            save_grid(folder.picture(step), to_uint8(np.asarray(images)))
+            images, film = self.drawn(draw, components, key, num, num, times, cond, guidance)
+            save_grid(folder.picture(step), to_uint8(np.asarray(images)), texts)
             save_film(folder.film, to_uint8(np.asarray(film)))
 
         return picture
@@ -193,35 +202,34 @@ class DenoiserTask(Task):
         """Images by the asked sampler and guidance. Raises UserError for what the run cannot do."""
         num, sampler, guidance = asked.count, asked.sampler, asked.guidance
         chosen = spec.build(sampler, diffjax.samplers) if isinstance(sampler, str) else sampler
-        cond = self.condition.asked(asked.labels, num)
+        cond = self.cond_of(components, asked.labels, num)
         if not isinstance(guidance, Guidance):
-            guidance = self.guided(guidance, cond, num, asked.negative)
+            unwanted = None
+            if asked.negative is not None:
+                unwanted = self.cond_of(components, asked.negative, num)
+            guidance = self.guided(guidance, cond, num, unwanted)
         draw = drawing(self.model, self.process, chosen, self.shape, limit=self.space.limit)
         params = components[DENOISER].params
         times = times_of(self.process, params, asked.spacing or chosen.spacing, asked.steps)
         return self.drawn(draw, components, key, num, asked.batch_size, times, cond, guidance)
 
-    def guided(
-        self, scale: Scales, cond: Cond, num: int, negative: Labels | None = None
-    ) -> Guidance:
-        """Guidance away from the null condition, or from `negative` ones; none at a scale of 1.
+    def guided(self, scale: Scales, cond: Cond, num: int, unwanted: Cond = None) -> Guidance:
+        """Guidance away from the null condition, or an unwanted one; none at a scale of 1.
 
         Raises UserError for a network that was taught no null condition.
         """
         if (np.asarray(scale) == 1).all():
-            if negative is not None:
+            if unwanted is not None:
                 raise UserError("negative does nothing at guidance 1: choose a scale")
             return Guidance()
-        return self.away(scale, cond, num, negative)
+        return self.away(scale, cond, num, unwanted)
 
-    def away(self, scale: Scales, cond: Cond, num: int, negative: Labels | None = None) -> Guidance:
+    def away(self, scale: Scales, cond: Cond, num: int, unwanted: Cond = None) -> Guidance:
         """As `guided`, also at a scale of 1."""
         if np.shape(scale) not in ((), (num,)) or not are_scales(scale):
             raise UserError(f"guidance={scale}: give one finite scale, or {num} of them")
-        if negative is None:
+        if unwanted is None:
             unwanted = self.condition.unwanted(cond)
-        else:
-            unwanted = self.condition.asked(negative, num)
         return Guidance(Away(jnp.full(num, np.asarray(scale, np.float32)), unwanted))
 
 

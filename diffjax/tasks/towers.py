@@ -5,12 +5,12 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Float32
 
 from diffjax.batches import in_batches
 from diffjax.data.clip_images import ImageProcessor
@@ -76,6 +76,25 @@ class Towers(Component):
         ids = self.tokenizer(texts)
         return in_batches(lambda rows: encode(self.params, rows), ids, min(BATCH, len(ids)))
 
+    def states(
+        self, texts: Sequence[str]
+    ) -> tuple[Float32[np.ndarray, "N L W"], Bool[np.ndarray, "N L"]]:
+        """The text tower's last states, in batches, and where a text is: up to its end token.
+
+        States beyond the end token are zeros; N >= 1.
+        """
+        states, ids = _last_states(self.model), self.tokenizer(texts)
+        made = in_batches(lambda rows: states(self.params, rows), ids, min(BATCH, len(ids)))
+        last = (ids == self.tokenizer.end).argmax(1)
+        mask = np.arange(ids.shape[1]) <= last[:, None]
+        return np.where(mask[..., None], made, np.float32(0)), mask
+
+    @property
+    def width(self) -> int:
+        """How many numbers the state of a token has."""
+        ids = jax.ShapeDtypeStruct((1, self.tokenizer.length), jnp.int32)
+        return int(jax.eval_shape(_last_states(self.model), self.params, ids).shape[-1])
+
 
 def prepare(
     images: Images, size: int, channels: int, mean: Sequence[float], std: Sequence[float]
@@ -114,6 +133,17 @@ def towers_of_files(path: str | os.PathLike[str]) -> Towers:
         model=model, params=params, tokenizer=tokenizer, mean=processor.mean, std=processor.std,
         name=Path(path).expanduser().resolve().name,
     )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=16)
+def _last_states(model: CLIP) -> Callable[[Params, Any], Float[Array, "B L W"]]:
+    """A compiled (params, ids) -> float32 states of the text tower, after its last norm."""
+
+    def states(params: Params, ids: Any) -> Array:
+        found = cast(Any, model.apply({"params": params}, ids, method="text_states"))
+        return found.last_hidden_state.astype(jnp.float32)
+
+    return jax.jit(states)
 
 
 @functools.lru_cache(maxsize=16)

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
@@ -15,6 +16,7 @@ from diffjax.files import write_text
 
 LOCK = ".lock"
 CONFIG = "config.json"
+MOST_SHOWN = 1000  # letters of an option in a message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,10 +127,15 @@ class RunFolder:
                 option="workdir",
             )
         made, asked = flat(found), flat(json.loads(as_text(config)))
-        for name in sorted(made.keys() | asked.keys()):
+        # Long lists of numbers last: they follow from other options.
+        names = made.keys() | asked.keys()
+        for name in sorted(names, key=lambda n: (len(str(asked.get(n))) > MOST_SHOWN, n)):
             if made.get(name) != asked.get(name):
                 # What is left out of a config is at its default.
-                was, now = (values.get(name, "its default") for values in (made, asked))
+                was, now = (
+                    textwrap.shorten(str(values.get(name, "its default")), MOST_SHOWN)
+                    for values in (made, asked)
+                )
                 raise UserError(
                     f"{self.path} was made with {name}={was}, not {now}: use the flags in its "
                     "flags.txt, or another folder",

@@ -22,12 +22,16 @@ from diffjax.guidance.plan import Away, Guidance, Judged
 from diffjax.runs import Run
 from diffjax.tasks.classifier import CLASSIFIER
 from diffjax.tasks.denoisers import DENOISER, DenoiserTask
+from diffjax.tasks.text_to_image import checked
 from diffjax.typing import Cond
 from experiments.flags import kinds
 from experiments.flags.judges import load_judge
 
 LABELS = flags.DEFINE_list(
     "labels", None, "the classes to draw, by name or number, in turn; by default all"
+)
+PROMPTS = flags.DEFINE_multi_string(
+    "prompts", None, "a text, of a run that draws from texts; given again, another, in turn"
 )
 GUIDANCE = flags.DEFINE_list(
     "guidance", ["1"], "how far to go to the class, away from none: one scale, or one an image; 1 "
@@ -40,7 +44,9 @@ RESCALE = kinds.define_number(
     "guidance_rescale", 0.0, "the share, 0 to 1, of the spread of x0 that guidance gives back",
     lower_bound=0, upper_bound=1,
 )  # fmt: skip
-NEGATIVE = flags.DEFINE_string("negative", None, "the class to go away from, in place of none")
+NEGATIVE = flags.DEFINE_string(
+    "negative", None, "the class, or the text, to go away from, in place of none"
+)  # fmt: skip
 WEAK = kinds.define_path(
     "weak", None, "the folder of a worse run, whose prediction to go away from (autoguidance)"
 )
@@ -79,32 +85,50 @@ class Chosen(NamedTuple):
     judge: nn.Module | None
 
 
-def choose(task: DenoiserTask, num: int, labels: Sequence[Any] | None = None) -> Chosen:
+def choose(run: Run[DenoiserTask], num: int, labels: Sequence[Any] | None = None) -> Chosen:
     """The flags, for `num` images, whose labels may be given in place of --labels.
 
     Raises UserError for what the run cannot do.
     """
+    task = run.task
     judge = None if JUDGE.value is None else load_judge(JUDGE.value, task)
     if judge is None and JUDGE_SCALE.present:
         raise UserError("--judge_scale does nothing without --judge")
-    asked = LABELS.value if labels is None else labels
+    asked = _labels(task) if labels is None else labels
     told = asked
     if judge is not None and task.condition.classes is None:
         told = None  # the judge alone knows the classes
-    cond = task.condition.asked(told, num)
+    cond = task.cond_of(run.components, told, num)
     weak = None if WEAK.value is None else _load_weak(task, WEAK.value)
     judged = None
     if judge is not None:
         scale, names = _scales(JUDGE_SCALE, num), task.condition.names
         classes = Label(judge.task.classes, names=names)
         judged = Judged(judge[CLASSIFIER].params, scale, classes.asked(asked, num))
-    guidance = Guidance(_away(task, weak, cond, num), judged, PERCENTILE.value)
+    guidance = Guidance(_away(run, weak, cond, num), judged, PERCENTILE.value)
     return Chosen(
         cond,
         guidance,
         None if weak is None else weak.task.model,
         None if judge is None else judge.task.model,
     )
+
+
+def _labels(task: DenoiserTask) -> Sequence[Any] | None:
+    """The classes or texts that the flags ask for. Raises UserError for those of another run."""
+    if task.asks_captions:
+        if LABELS.present or not PROMPTS.value:
+            raise UserError("this run draws from texts: give --prompts='a text', and no --labels")
+        return checked(PROMPTS.value)
+    if PROMPTS.present:
+        raise UserError("--prompts are for a run of experiments.text_to_image: leave them out")
+    return LABELS.value
+
+
+def texts(task: DenoiserTask, num: int) -> list[str]:
+    """The text of each of `num` images, of a run that draws from texts."""
+    prompts = PROMPTS.value if task.asks_captions else None
+    return [prompts[i % len(prompts)] for i in range(num)] if prompts else []
 
 
 def _scales(flag: flags.FlagHolder[list[str]], num: int) -> Float[Array, "N"]:
@@ -124,7 +148,9 @@ def _numbers(flag: str, texts: list[str]) -> list[float]:
         raise UserError(f"--{flag}={text}: give numbers with commas between") from None
 
 
-def _away(task: DenoiserTask, weak: Run[DenoiserTask] | None, cond: Cond, num: int) -> Away | None:
+def _away(
+    run: Run[DenoiserTask], weak: Run[DenoiserTask] | None, cond: Cond, num: int
+) -> Away | None:
     """The guidance away from no condition, a negative one, or a weak run; None where it is off."""
     scale = _scales(GUIDANCE, num)
     low, high = _interval()
@@ -137,7 +163,7 @@ def _away(task: DenoiserTask, weak: Run[DenoiserTask] | None, cond: Cond, num: i
         return None
     return Away(
         scale,
-        _unwanted(task, weak, cond, num),
+        _unwanted(run, weak, cond, num),
         None if weak is None else weak[DENOISER].params,
         low,
         high,
@@ -157,7 +183,7 @@ def _interval() -> tuple[float, float]:
     return values[0], values[1]
 
 
-def _unwanted(task: DenoiserTask, weak: Run[DenoiserTask] | None, cond: Cond, num: int) -> Cond:
+def _unwanted(run: Run[DenoiserTask], weak: Run[DenoiserTask] | None, cond: Cond, num: int) -> Cond:
     """The condition of the prediction to go away from."""
     if weak is not None:
         if NEGATIVE.value is not None:
@@ -165,10 +191,10 @@ def _unwanted(task: DenoiserTask, weak: Run[DenoiserTask] | None, cond: Cond, nu
         return cond if weak.task.condition.batch_keys else None
     if NEGATIVE.value is not None:
         try:
-            return task.condition.asked([NEGATIVE.value], num)
+            return run.task.cond_of(run.components, [NEGATIVE.value], num)
         except UserError as error:
             raise UserError(str(error), NEGATIVE.name) from error
-    return task.condition.unwanted(cond)
+    return run.task.condition.unwanted(cond)
 
 
 def _load_weak(task: DenoiserTask, folder: str) -> Run[DenoiserTask]:
