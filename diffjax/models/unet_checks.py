@@ -15,7 +15,7 @@ from diffjax.typing import Images
 if TYPE_CHECKING:
     import diffjax.models.unet
 
-Labels = Num[Array, "B"] | Float[Array, "B E"]
+Labels = Num[Array, "B"] | Float[Array, "B K"]
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "mid_block_type": ("UNetMidBlock2D", None),
     "time_embedding_type": ("positional", "fourier", "learned"),

@@ -147,14 +147,14 @@ class TextToImage(Diffusion):
         return show
 
 
-def checked(values: Labels) -> list[str]:
-    """Texts that can be drawn from. Raises UserError for what are none."""
+def checked(values: Labels, option: str = "labels") -> list[str]:
+    """Texts that can be drawn from. Raises UserError, for the option, for what are none."""
     if isinstance(values, str | bytes) or not len(values):
-        raise UserError(f"labels={values!r}: give a list of one or more texts", "labels")
+        raise UserError(f"{option}={values!r}: give a list of one or more texts", option)
     texts = list(values)
     for text in texts:
         if not isinstance(text, str) or not text.strip():
-            raise UserError(f"{text!r} is no text to draw from: write what is to be seen", "labels")
+            raise UserError(f"{text!r} is no text to draw from: write what is to be seen", option)
     return texts
 
 

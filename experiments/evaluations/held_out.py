@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from diffjax.data import Records
 from diffjax.data.iterate import Batch
 from diffjax.data.skipping import read_all
-from diffjax.errors import UserError
+from diffjax.errors import UserError, listed
 from diffjax.metrics.comparison import LEAST
 from diffjax.runs import RunConfig
 from diffjax.tasks.denoisers import DenoiserTask
@@ -50,6 +50,8 @@ def of_run(config: RunConfig[DenoiserTask]) -> Batch:
         print(f"--num={NUM.value} is cut to {count}: the run's data set holds out no more")
     order = np.random.default_rng(SEED.value).permutation(count)[: NUM.value]
     rows = read_all(records, order.tolist())
+    if missing := [key for key in config.task.batch_keys if key not in rows[0]]:
+        raise UserError(f"the run's loss reads {listed(missing)}, which its data set has none of")
     return {key: np.stack([row[key] for row in rows]) for key in config.task.batch_keys}
 
 

@@ -119,7 +119,7 @@ def _labels(task: DenoiserTask) -> Sequence[Any] | None:
     if task.asks_captions:
         if LABELS.present or not PROMPTS.value:
             raise UserError("this run draws from texts: give --prompts='a text', and no --labels")
-        return checked(PROMPTS.value)
+        return checked(PROMPTS.value, PROMPTS.name)
     if PROMPTS.present:
         raise UserError("--prompts are for a run of experiments.text_to_image: leave them out")
     return LABELS.value
