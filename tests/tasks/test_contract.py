@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from towers import tiny_towers
 
 import diffjax.tasks
 from diffjax import runs, spec
 from diffjax.conditions.label import Label
 from diffjax.conditions.none import Unconditional
+from diffjax.conditions.vector import Vector
 from diffjax.data.base import ArrayRecords
 from diffjax.errors import UserError
 from diffjax.interop import save_unet2d
@@ -35,6 +37,7 @@ from diffjax.tasks.distillation import Distillation
 from diffjax.tasks.gan import GAN
 from diffjax.tasks.restoration import Restoration
 from diffjax.tasks.segmentation import Segmentation
+from diffjax.tasks.text_to_image import TextToImage
 from diffjax.training.run import RunFolder
 from diffjax.training.step import init_state, make_train_step
 
@@ -70,6 +73,11 @@ TASKS = {
         text=CLIPText(**TOWER, max_position_embeddings=5),
         image_shape=FORM, dim=4, contrast="sigmoid", shift=0.1, words=0.1,
     ),
+    "text_to_image": TextToImage(**{
+        **DENOISER, "model": NET.clone(num_class_embeds=None, cond_dim=4), "noise": 0.1,
+        "condition": Vector(4, drop=0.1), "clip": dataclasses.replace(TEACHER, component="clip"),
+        "image_mean": (0.1,) * 4, "text_mean": (0.2,) * 4, "spread": (0.3,) * 4,
+    }),
 }  # fmt: skip
 RNG = np.random.RandomState(0)
 BATCH = {
@@ -78,6 +86,7 @@ BATCH = {
     "mask": jnp.asarray(RNG.randint(0, 2, (4, 8, 8))),
     "ids": jnp.asarray([[3, 5, 49407, 49407, 49407]] * 4),
     "caption": jnp.arange(4),
+    "vector": jnp.asarray(RNG.normal(size=(4, 4)), jnp.float32),
 }
 
 
@@ -99,6 +108,7 @@ SHOWN = {
     "segmentation": examined.Exam(RECORDS),
     "gan": gan.Pictures(num=3),
     "contrastive": matching.Exam(RECORDS, RECORDS),
+    "text_to_image": denoisers.Pictures(steps=2, num=3, labels=["a cat", "a dog"], guidance=2.0),
 }
 
 
@@ -109,7 +119,9 @@ def fresh(task, seed=0, frozen=None):
 def frozen_of(task):
     """Components from elsewhere, with fresh weights."""
     return {
-        name: Component(NET, fresh(Diffusion(**DENOISER), 7)["denoiser"], source)
+        name: tiny_towers()
+        if name == "clip"
+        else Component(NET, fresh(Diffusion(**DENOISER), 7)["denoiser"], source)
         for name, source in task.sources.items()
     }
 

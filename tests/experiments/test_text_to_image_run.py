@@ -1,0 +1,109 @@
+"""Text to image through the command line: train, go on, draw from texts, and what is refused."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from programs import check_refused, program
+from sampling import sample_each, write_run
+from towers import contrastive
+
+from diffjax import runs
+
+TINY = (
+    "--model=unet(block_out_channels=(8,16),layers_per_block=1,norm_num_groups=4,"
+    "mid_block_type=None,down_block_types=('DownBlock2D','DownBlock2D'),"
+    "up_block_types=('UpBlock2D','UpBlock2D'){})"
+)
+FLAGS = (
+    "--batch_size=8",
+    "--log_every=2",
+    "--checkpoint_every=2",
+    "--sample_every=2",
+    "--sample_steps=2",
+    "--num_samples=4",
+    "--warmup_steps=1",
+)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """The folder of a CLIP run with random weights."""
+    return write_run(tmp_path_factory.mktemp("clips") / "clip", contrastive(4, 32, 3))
+
+
+@pytest.fixture(scope="module")
+def told(clip, tmp_path_factory):
+    """The folder of a run of 4 steps, stopped after 2 and taken up again, and what it said."""
+    folder = tmp_path_factory.mktemp("told")
+    said = []
+    for steps in (2, 4):
+        done = program(
+            "text_to_image", f"--clip={clip}", *FLAGS, TINY.format(""), f"--steps={steps}",
+            f"--workdir={folder / 'run'}", f"--cache_dir={folder / 'cache'}",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+    return folder, said
+
+
+def test_a_run_is_taken_up_with_its_embeddings(told):
+    folder, (first, second) = told
+    assert first.count("computing") == 2
+    assert "computing" not in second
+    assert "going on from step 2 of 4" in second
+    lines = [json.loads(s) for s in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4]
+    captions = (folder / "run" / "samples" / "captions.txt").read_text().splitlines()
+    assert len(captions) == 4
+    assert len({line.partition("\t")[2] for line in captions}) > 1
+
+
+def test_drawn_from_texts(told):
+    run = str(told[0] / "run")
+    own = (f"--run={run}", "--num=3", "--steps=2")
+    texts = ("--prompts=a red apple", "--prompts=a dog, happy")
+    out = [told[0] / name for name in "abc"]
+    said = sample_each(
+        (*own, *texts, f"--out={out[0]}"),
+        (*own, *texts, "--guidance=3", f"--out={out[1]}"),
+        (*own, *texts, "--guidance=3", "--negative=a cat", f"--out={out[2]}"),
+        own,
+        (*own, "--labels=3"),
+        (*own, "--prompts= "),
+        (*own, *texts, "--negative=", "--guidance=3"),
+    )
+    assert all(line.startswith("3 images of step 4") for line in said[:3])
+    drawn = [np.load(path / "samples.npz")["images"] for path in out]
+    assert drawn[0].shape == (3, 32, 32, 3)
+    found = runs.load(run).sample(
+        jax.random.key(0), labels=["a red apple", "a dog, happy"], num=3, steps=2,
+        guidance=3.0, negative=["a cat"],
+    )  # fmt: skip
+    np.testing.assert_allclose((np.asarray(found) + 1) * 127.5, drawn[2], atol=1)
+    for line in said[3:5]:
+        assert (
+            line == "refused: this run draws from texts: give --prompts='a text', and no --labels"
+        )
+    assert said[5].endswith("is no text to draw from: write what is to be seen (--prompts)")
+    assert said[6].endswith("is no text to draw from: write what is to be seen (--negative)")
+
+
+def test_refused(clip, told, trained, tmp_path):
+    own = (f"--clip={clip}", *FLAGS, "--steps=2", f"--cache_dir={told[0] / 'cache'}")
+    new = (*own, f"--workdir={tmp_path / 'new'}")
+    check_refused("the data set has no texts", "text_to_image", *new, "--dataset=embedded")
+    check_refused(
+        "--model has cond_dim=512, and the CLIP of", "text_to_image", *new,
+        TINY.format(",cond_dim=512"),
+    )  # fmt: skip
+    check_refused(
+        "choose a unet_condition", "text_to_image", *new, "--told=tokens", TINY.format("")
+    )
+    check_refused(
+        "was made with normalise=its default, not False", "text_to_image", *own, TINY.format(""),
+        "--nonormalise", f"--workdir={told[0] / 'run'}",
+    )  # fmt: skip
+    check_refused("--prompts are for a run", "sample", f"--run={trained}", "--prompts=a dog")
+    assert not (tmp_path / "new").exists()
