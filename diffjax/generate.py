@@ -35,27 +35,22 @@ def make_draw(
     *,
     limit: float | None = 1.0,
     weak: nn.Module | None = None,
-    judge: nn.Module | None = None,
 ) -> Draw:
     """A compiled (params, keys, cond, times[, guidance]) -> (x0, film of some).
 
     cond is the network's condition, or None; x0 is of `shape`, in [-limit, limit] where there is a
     limit. The film is of the first samples. It compiles once for each number of times, which
-    `times_of` fills up to one number, whatever the numbers in the guidance. `weak` and `judge` are
-    the networks of such guidance as has one. Samples are shared out among the devices
-    (`shared_out`).
+    `times_of` fills up to one number, whatever the numbers in the guidance. `weak` is the network
+    of such guidance as has one. Samples are shared out among the devices (`shared_out`).
     """
     sampler.check(process)
-    weak_apply, judge_apply = (None if m is None else m.apply for m in (weak, judge))
+    weak_apply = None if weak is None else weak.apply
 
     def walk(
         params: Params, keys: Keys, cond: Cond, times: Float[Array, "T"], guidance: Guidance
     ) -> tuple[Images, Float[Array, "..."]]:
         bound = process.bind(params)
-        denoise = guide(
-            bound, model.apply, params, cond, guidance,
-            limit=limit, weak=weak_apply, judge=judge_apply,
-        )  # fmt: skip
+        denoise = guide(bound, model.apply, params, cond, guidance, limit=limit, weak=weak_apply)
         return from_noise(
             sampler, bound.schedule, denoise, keys, shape, times,
             frames=FILM_FRAMES, watched=min(len(keys), FILM_IMAGES),

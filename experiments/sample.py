@@ -3,6 +3,7 @@
 python -m experiments.sample --run=DIR --num=64 --steps=50 --sampler='ddim(eta=0)' --out=DIR2
 python -m experiments.sample --run=DIR --guidance=3 --labels=0,7     of a run with --cond_drop
 python -m experiments.sample --run=DIR --prompts='red apple' --guidance=3     of text_to_image's
+python -m experiments.sample --run=DIR --clip=DIR2 --clip_text='a red heart' --clip_scale=300
 python -m experiments.sample --run=DIR --task=inpaint --init=PICTURE --mask=left
 """
 
@@ -57,9 +58,9 @@ def main() -> None:
     sampler = spec.build(edits.sampler_spec(SAMPLER), diffjax.samplers)
     times = times_of(task.process, params, specs.spacing_of(SPACING.value, sampler), STEPS.value)
     if edit is None:
-        networks = {"weak": chosen.weak, "judge": chosen.judge}
-        limit = task.space.limit
-        draw = make_draw(task.model, task.process, sampler, task.shape, limit=limit, **networks)
+        draw = make_draw(
+            task.model, task.process, sampler, task.shape, limit=task.space.limit, weak=chosen.weak
+        )
         cond = chosen.cond
     else:
         draw, times = edit.draw(run, sampler, times, num, chosen)

@@ -16,6 +16,8 @@ from diffjax.data.images import to_uint8
 from diffjax.errors import UserError
 from diffjax.generate import generate, make_draw, times_of
 from diffjax.guidance import (
+    ClassLogProb,
+    Similarity,
     adaptive_projected,
     classifier_free,
     classifier_guidance,
@@ -347,6 +349,11 @@ class Eye(nn.Module):
         return nn.Dense(3)(features), features
 
 
+def flat_embedding(params, images):
+    """A tower of one matrix."""
+    return images.reshape(len(images), -1) @ params.T
+
+
 def init(module, seed, *inputs):
     return jax.jit(module.init)(jax.random.key(seed), *inputs)["params"]
 
@@ -384,12 +391,12 @@ def test_a_plan_is_made_of_the_parts():
             jnp.arange(2), jnp.asarray([1, 2])
         ],
     )
-    judged = Guidance(judged=Judged(judge, scale, jnp.asarray([1, 2])))
-    check(judged, classifier_guidance(strong, Linear(), log_prob, scale), judge=Eye().apply)
+    judged = Guidance(judged=Judged(ClassLogProb(Eye()), judge, scale, jnp.asarray([1, 2])))
+    check(judged, classifier_guidance(strong, Linear(), log_prob, scale))
     out = guide(process, apply, params, labels, Guidance(percentile=f32(80)))(x, t)
     chex.assert_trees_all_close(out, dynamic_threshold(strong, Linear(), f32(80))(x, t), atol=1e-5)
-    with pytest.raises(UserError, match="judge"):
-        guide(process, apply, params, labels, judged)
+    with pytest.raises(UserError, match="draws latents"):
+        guide(process, apply, params, labels, judged, limit=None)
 
 
 def test_one_compilation_serves_every_scale_interval_and_seed():
@@ -414,16 +421,86 @@ def test_one_compilation_serves_every_scale_interval_and_seed():
     assert (seen[3] != seen[6]).any()
 
 
-def test_an_image_does_not_depend_on_its_batch():
+LINEAR = np.random.default_rng(0).normal(size=(4, np.prod(SHAPE))).astype(np.float32)
+TEXTS = jnp.asarray(np.linalg.qr(np.random.default_rng(1).normal(size=(4, 4)))[0], jnp.float32)
+JUDGES = {
+    "labels": (ClassLogProb(Eye()), init(Eye(), 2, NET_INPUTS[0]), jnp.asarray([2, 1, 0, 1, 2])),
+    "texts": (Similarity(flat_embedding), LINEAR, TEXTS[jnp.asarray([0, 1, 2, 3, 0])]),
+}
+
+
+def test_the_gradient_of_a_cosine_with_a_linear_tower():
+    """For f = W x0 and a unit c it is W' (c - cos f / |f|) / |f|; each sample has its own scale."""
+    schedule, gaussian = Linear(), Gaussian(Linear())
+    x, t = noisy(schedule, 0.4)
+    alpha, sigma = map(float, schedule.alpha_sigma(t))
+    slope = alpha * gaussian.std**2 / (alpha**2 * gaussian.std**2 + sigma**2)
+    scales, plain = np.asarray([0, 3, 200], np.float32), gaussian.denoise(x, t)
+    assert float(jnp.abs(plain.x0).max()) < 1, "nothing is clipped"
+    f = np.asarray(plain.x0, np.float64).reshape(3, -1) @ LINEAR.T
+    length = np.linalg.norm(f, axis=1, keepdims=True)
+    cosine = (f * TEXTS[:3]).sum(1, keepdims=True) / length
+    gradient = (TEXTS[:3] - cosine * f / length) / length @ LINEAR
+    pull = (scales[:, None] * slope * gradient).reshape(x.shape)
+    judge = functools.partial(Similarity(flat_embedding), LINEAR, targets=TEXTS[:3])
+    log_prob = on_x0(gaussian.denoise, judge)
+    out = classifier_guidance(gaussian.denoise, schedule, log_prob, jnp.asarray(scales))(x, t)
+    np.testing.assert_allclose(out.eps, plain.eps - sigma * pull, atol=1e-4)
+    np.testing.assert_allclose(out.x0, plain.x0 + sigma**2 / alpha * pull, rtol=1e-4, atol=1e-4)
+    chex.assert_trees_all_equal(out.x0[0], plain.x0[0])
+    chex.assert_trees_all_equal(out.eps[0], plain.eps[0])
+    assert float(judge(out.x0)[1]) > float(judge(plain.x0)[1])
+
+
+def test_an_embedding_of_zeros_has_a_gradient():
+    judge = Similarity(flat_embedding)
+    found = jax.grad(lambda x: judge(LINEAR, x, TEXTS[:1]).sum())(jnp.zeros((1, *SHAPE)))
+    chex.assert_tree_all_finite(found)
+
+
+def test_texts_and_scales_compile_once_beside_classifier_free_guidance():
+    """Also where the judge is another object, of the same parts."""
+    params, process, traced = init(Net(), 0, *NET_INPUTS), Process(Linear()), []
+
+    class Traced(Net):
+        def __call__(self, *given):
+            traced.append(given)
+            return super().__call__(*given)
+
+    draw = make_draw(Traced(), process, DDIM(), SHAPE)
+    times, labels = times_of(process, params, Trailing(), 3), np.asarray([0, 1, 2, 0])
+
+    def drawn(scale, texts):
+        judged = Judged(
+            Similarity(flat_embedding), LINEAR, jnp.asarray(scale), TEXTS[jnp.asarray(texts)]
+        )
+        guidance = away(jnp.full((4,), 2.0))._replace(judged=judged)
+        return generate(draw, params, jax.random.key(0), 4, 4, times, labels, guidance)[0]
+
+    off = drawn([0.0] * 4, [0, 1, 2, 3])
+    count = len(traced)
+    other = drawn([0.0] * 4, [3, 2, 1, 0])
+    one = drawn([0.0, 0.0, 50.0, 0.0], [0, 1, 2, 3])
+    assert len(traced) == count > 0
+    np.testing.assert_array_equal(other, off)
+    np.testing.assert_array_equal(one[[0, 1, 3]], off[[0, 1, 3]])
+    assert np.abs(one[2] - off[2]).max() > 0.01
+    free = generate(draw, params, jax.random.key(0), 4, 4, times, labels, away(jnp.full((4,), 2.0)))
+    np.testing.assert_allclose(free[0], off, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", JUDGES)
+def test_an_image_does_not_depend_on_its_batch(kind):
     """Scales, negative labels and a judge's go to their own samples, however these are cut."""
+    judge, weights, targets = JUDGES[kind]
     params, process = init(Net(), 0, *NET_INPUTS), Process(Linear())
-    draw = make_draw(Net(), process, DDIM(), SHAPE, judge=Eye())
+    draw = make_draw(Net(), process, DDIM(), SHAPE)
     times = times_of(process, params, Trailing(), 3)
     labels = np.asarray([0, 1, 2, 0, 1])
     scale = jnp.asarray([1.0, 2.0, 4.0, 1.0, 8.0])
     guidance = Guidance(
         away=Away(scale, jnp.asarray([3, 3, 0, 1, 2])),
-        judged=Judged(init(Eye(), 2, NET_INPUTS[0]), 5 * scale, jnp.asarray([2, 1, 0, 1, 2])),
+        judged=Judged(judge, weights, 5 * scale, targets),
     )
     whole, _ = generate(draw, params, jax.random.key(0), 5, 5, times, labels, guidance)
     for batch in (1, 2):

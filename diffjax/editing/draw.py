@@ -22,14 +22,13 @@ def make_edit_draw(
     *,
     limit: float | None = 1.0,
     weak: nn.Module | None = None,
-    judge: nn.Module | None = None,
 ) -> Draw:
     """As `generate.make_draw`, of N samples: a batch is told by their numbers in place of cond.
 
     edit and cond, the network's condition or None, are of all N.
     """
     edit.check(process)
-    weak_apply, judge_apply = (None if m is None else m.apply for m in (weak, judge))
+    weak_apply = None if weak is None else weak.apply
 
     def walk(
         params: Params,
@@ -41,10 +40,7 @@ def make_edit_draw(
         edit, cond = rows
         bound = process.bind(params)
         x = edit.start(bound.schedule, fold_in(keys, 0), times[0])
-        denoise = guide(
-            bound, model.apply, params, cond, guidance,
-            limit=limit, weak=weak_apply, judge=judge_apply,
-        )  # fmt: skip
+        denoise = guide(bound, model.apply, params, cond, guidance, limit=limit, weak=weak_apply)
         return sample(
             edit,
             bound.schedule,

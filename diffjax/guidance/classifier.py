@@ -1,17 +1,34 @@
 """Guidance by a classifier's gradient."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
 
 from diffjax.guidance.base import Scale
 from diffjax.process import expand
 from diffjax.schedules.base import NO_SIGNAL, Schedule
-from diffjax.typing import Denoiser, Images, Prediction, Times
+from diffjax.typing import Denoiser, Images, Params, Prediction, Times
 
 LogProb = Callable[[Images, Times], Float[Array, "B"]]
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class ClassLogProb:
+    """log p(label | image) of a classifier of clean images, in nats; `model` returns its logits
+    and features."""
+
+    model: nn.Module
+
+    def __call__(
+        self, params: Params, images: Images, targets: Int[Array, "B"]
+    ) -> Float[Array, "B"]:
+        logits, _ = self.model.apply({"params": params}, images)
+        return jax.nn.log_softmax(logits)[jnp.arange(len(targets)), targets]
 
 
 def classifier_guidance(

@@ -4,15 +4,15 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from diffjax.conditions.base import rows_of
 from diffjax.errors import UserError
 from diffjax.guidance.base import Pair, Scale, doubled, guided, in_interval, versus
-from diffjax.guidance.classifier import classifier_guidance, on_x0
+from diffjax.guidance.classifier import ClassLogProb, classifier_guidance, on_x0
 from diffjax.guidance.rules import adaptive_projected, rescaled
+from diffjax.guidance.similarity import Similarity
 from diffjax.guidance.thresholds import clip_x0, dynamic_threshold
 from diffjax.process import Process
 from diffjax.schedules.base import Schedule
@@ -39,11 +39,16 @@ class Away(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """Guidance by the gradient of a classifier of clean images, towards `labels`."""
+    """Guidance by the gradient of what a network says of clean images, towards `targets`.
 
+    judge(params, images, targets) stands for log p(target | image). The targets of `ClassLogProb`
+    are labels, those of `Similarity` embeddings. Another judge compiles anew.
+    """
+
+    judge: ClassLogProb | Similarity
     params: Params
     scale: Scale
-    labels: Int[Array, "B"]
+    targets: Int[Array, "B"] | Float[Array, "B D"]
 
 
 class Guidance(NamedTuple):
@@ -64,7 +69,7 @@ class Guidance(NamedTuple):
             away = away._replace(scale=_rows(away.scale, index), cond=rows_of(away.cond, index))
         if judged is not None:
             scale = _rows(judged.scale, index)
-            judged = judged._replace(scale=scale, labels=judged.labels[index])
+            judged = judged._replace(scale=scale, targets=judged.targets[index])
         return self._replace(away=away, judged=judged)
 
     def by_sample(self, sample: Any, whole: Any) -> "Guidance":
@@ -78,7 +83,7 @@ class Guidance(NamedTuple):
             every = Away(*[whole] * len(Away._fields))
             away = every._replace(scale=of(away.scale), cond=sample)
         if judged is not None:
-            judged = Judged(whole, of(judged.scale), sample)
+            judged = Judged(judged.judge, whole, of(judged.scale), sample)
         return Guidance(away, judged, whole)
 
 
@@ -95,12 +100,11 @@ def guide(
     *,
     limit: float | None = 1.0,
     weak: Apply | None = None,
-    judge: Apply | None = None,
 ) -> Denoiser:
     """The network's denoiser under `guidance`, x0 kept in [-limit, limit] where there is a limit.
 
-    `weak` is the network of guidance.away.params, by default `apply`; `judge` is that of
-    guidance.judged.params. Raises UserError for thresholds without a limit.
+    `weak` is the network of guidance.away.params, by default `apply`. Raises UserError for
+    thresholds and judges without a limit.
     """
     schedule = process.schedule
     denoise = process.denoiser(apply, params, cond)
@@ -111,10 +115,11 @@ def guide(
             pair = versus(denoise, process.denoiser(weak or apply, away.params, away.cond))
         denoise = _away(pair, schedule, away)
     if (judged := guidance.judged) is not None:
-        if judge is None:
-            raise UserError("guidance by a judge needs its network: pass judge=")
-        log_prob = on_x0(denoise, log_prob_of(judge, judged.params, judged.labels), limit)
-        denoise = classifier_guidance(denoise, schedule, log_prob, judged.scale)
+        if limit is None:
+            raise UserError("a judge looks at images, and this run draws latents: leave it out")
+        denoise = classifier_guidance(
+            denoise, schedule, on_x0(denoise, _asked(judged), limit), judged.scale
+        )
     if limit is None:
         if guidance.percentile is not None:
             raise UserError(
@@ -135,13 +140,5 @@ def _away(pair: Pair, schedule: Schedule, away: Away) -> Denoiser:
     return guided(pair, in_interval(schedule, away.scale, low, high), rule)
 
 
-def log_prob_of(
-    judge: Apply, params: Params, labels: Int[Array, "B"]
-) -> Callable[[Images], Float[Array, "B"]]:
-    """A classifier's log p(label | image); `judge` gives logits and features."""
-
-    def log_prob(images: Images) -> Float[Array, "B"]:
-        logits, _ = judge({"params": params}, images)
-        return jax.nn.log_softmax(logits)[jnp.arange(len(labels)), labels]
-
-    return log_prob
+def _asked(judged: Judged) -> Callable[[Images], Float[Array, "B"]]:
+    return lambda images: judged.judge(judged.params, images, judged.targets)

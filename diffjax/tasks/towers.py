@@ -13,8 +13,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32
 
 from diffjax.batches import in_batches
+from diffjax.conditions.base import in_turn
 from diffjax.data.clip_images import ImageProcessor
 from diffjax.errors import UserError
+from diffjax.guidance.base import are_scales
+from diffjax.guidance.plan import Judged
+from diffjax.guidance.similarity import Similarity
 from diffjax.interop import load_clip, load_image_processor, load_tokenizer
 from diffjax.models.clip import CLIP
 from diffjax.tasks.base import Component
@@ -24,6 +28,29 @@ from diffjax.typing import Images, Params
 CLIP_TOWERS = "clip"  # the component's name in a run
 BATCH = 256
 HALVES = ImageProcessor(32, (32, 32), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # of images in [-1, 1]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageEncoder:
+    """(the parameters of a CLIP, images in [-1, 1]) -> embeddings, not normalised.
+
+    Two encoders of one model, mean and std are equal.
+    """
+
+    model: CLIP
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, params: Params, images: Images) -> Float[Array, "B D"]:
+        variables, ready = {"params": params}, self.prepared(images)
+        return cast(Array, self.model.apply(variables, ready, method="encode_image"))
+
+    def prepared(self, images: Images) -> Float[Array, "B s s c"]:
+        """As `Towers.prepared`."""
+        tower = self.model.vision_model
+        if tower is None:
+            raise UserError("this model has no image tower: load one that has")
+        return prepare(images, tower.image_size, tower.num_channels, self.mean, self.std)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,15 +79,17 @@ class Towers(Component):
         apply = functools.partial(self.model.apply, method="encode_text")
         return int(jax.eval_shape(apply, {"params": self.params}, ids).shape[-1])
 
-    def prepared(self, images: Images) -> Images:
+    def prepared(self, images: Images) -> Float[Array, "B s s c"]:
         """Images in [-1, 1] of any size, as the image tower reads them; fit for jit and grad.
 
         The middle square is resized, with antialiasing, and grey repeated where colour is needed.
         """
-        tower = self.model.vision_model
-        if tower is None:
-            raise UserError("this model has no image tower: load one that has")
-        return prepare(images, tower.image_size, tower.num_channels, self.mean, self.std)
+        return self.image_encoder.prepared(images)
+
+    @property
+    def image_encoder(self) -> ImageEncoder:
+        """What embeds images; fit for jit and grad."""
+        return ImageEncoder(self.model, self.mean, self.std)
 
     def images(self, images: Float[np.ndarray, "N H W C"]) -> Float[np.ndarray, "N D"]:
         """The embeddings of images in [-1, 1], not normalised, in batches; N >= 1."""
@@ -94,6 +123,28 @@ class Towers(Component):
         """How many numbers the state of a token has."""
         ids = jax.ShapeDtypeStruct((1, self.tokenizer.length), jnp.int32)
         return int(jax.eval_shape(_last_states(self.model), self.params, ids).shape[-1])
+
+    def towards(self, texts: Sequence[str], scale: float | Sequence[float], num: int) -> Judged:
+        """Guidance of `num` images to `texts`, which repeat in turn, for `Guidance(judged=...)`.
+
+        The gradient is that of scale * cosine(image, text); scale: one, or one per image; 0 is off.
+        Raises UserError for no text, for another number of scales, and for a CLIP of one tower.
+        """
+        if isinstance(texts, str) or not len(texts):
+            raise UserError(f"a list of texts is needed, not {texts!r}")
+        if np.shape(scale) not in ((), (num,)) or not are_scales(scale):
+            raise UserError(f"scale={scale}: give one finite scale, or {num} of them")
+        if self.model.vision_model is None:
+            raise UserError("this model has no image tower: load one that has")
+        embedded = self.texts(texts)
+        targets = embedded / np.linalg.norm(embedded, axis=-1, keepdims=True)
+        seeing = {name: tree for name, tree in self.params.items() if not name.startswith("text_")}
+        return Judged(
+            Similarity(self.image_encoder),
+            jax.tree.map(jnp.asarray, seeing),
+            jnp.full(num, np.asarray(scale, np.float32)),
+            jnp.asarray(in_turn(targets, num)),
+        )
 
 
 def prepare(

@@ -295,5 +295,5 @@ def _inverted(
 def _compiled(run: Run[DenoiserTask], edit: Edit, chosen: guiding.Chosen) -> Draw:
     return make_edit_draw(
         run[DENOISER].model, run.task.process, edit, chosen.cond, limit=run.task.space.limit,
-        weak=chosen.weak, judge=chosen.judge,
+        weak=chosen.weak,
     )  # fmt: skip

@@ -18,11 +18,13 @@ from diffjax import runs, spec
 from diffjax.conditions.label import Label
 from diffjax.errors import UserError
 from diffjax.guidance.base import are_scales
+from diffjax.guidance.classifier import ClassLogProb
 from diffjax.guidance.plan import Away, Guidance, Judged
 from diffjax.runs import Run
 from diffjax.tasks.classifier import CLASSIFIER
 from diffjax.tasks.denoisers import DENOISER, DenoiserTask
 from diffjax.tasks.text_to_image import checked
+from diffjax.tasks.towers import Towers
 from diffjax.typing import Cond
 from experiments.flags import kinds
 from experiments.flags.judges import load_judge
@@ -69,6 +71,18 @@ JUDGE = kinds.define_path(
 JUDGE_SCALE = flags.DEFINE_list(
     "judge_scale", ["1"], "how far the judge moves it: one scale, or one an image"
 )
+CLIP = kinds.define_path(
+    "clip", None, "the folder of a run of experiments.clip, or of a CLIP's files, that guides to "
+    "--clip_text by its gradient; it knows clean images only and is asked about the predicted one"
+)  # fmt: skip
+CLIP_TEXT = flags.DEFINE_multi_string(
+    "clip_text", None, "the text to guide to; may be given more than once, then one text per image "
+    "in turn"
+)  # fmt: skip
+CLIP_SCALE = flags.DEFINE_list(
+    "clip_scale", ["100"], "times the cosine of image and text, whose gradient guides: one scale, "
+    "or one an image"
+)  # fmt: skip
 # What two runs must share for one to be guided away from the other.
 PROCESS = (
     "image_shape", "space", "schedule", "target", "sigma_data", "learned_variance", "consistent",
@@ -77,12 +91,11 @@ SHAPING = (INTERVAL, RESCALE, NEGATIVE, WEAK, APG_ETA, APG_THRESHOLD)
 
 
 class Chosen(NamedTuple):
-    """What the flags ask of a draw: the network's condition, guidance and its networks."""
+    """What the flags ask of a draw: the network's condition, guidance and the weak network."""
 
     cond: Cond
     guidance: Guidance
     weak: nn.Module | None
-    judge: nn.Module | None
 
 
 def choose(run: Run[DenoiserTask], num: int, labels: Sequence[Any] | None = None) -> Chosen:
@@ -91,6 +104,7 @@ def choose(run: Run[DenoiserTask], num: int, labels: Sequence[Any] | None = None
     Raises UserError for what the run cannot do.
     """
     task = run.task
+    towers = _load_towers(task)
     judge = None if JUDGE.value is None else load_judge(JUDGE.value, task)
     if judge is None and JUDGE_SCALE.present:
         raise UserError("--judge_scale does nothing without --judge")
@@ -104,14 +118,30 @@ def choose(run: Run[DenoiserTask], num: int, labels: Sequence[Any] | None = None
     if judge is not None:
         scale, names = _scales(JUDGE_SCALE, num), task.condition.names
         classes = Label(judge.task.classes, names=names)
-        judged = Judged(judge[CLASSIFIER].params, scale, classes.asked(asked, num))
+        judged = Judged(
+            ClassLogProb(judge.task.model), judge[CLASSIFIER].params, scale,
+            classes.asked(asked, num),
+        )  # fmt: skip
+    if towers is not None:
+        judged = towers.towards(CLIP_TEXT.value or (), _scales(CLIP_SCALE, num).tolist(), num)
     guidance = Guidance(_away(run, weak, cond, num), judged, PERCENTILE.value)
-    return Chosen(
-        cond,
-        guidance,
-        None if weak is None else weak.task.model,
-        None if judge is None else judge.task.model,
-    )
+    return Chosen(cond, guidance, None if weak is None else weak.task.model)
+
+
+def _load_towers(task: DenoiserTask) -> Towers | None:
+    """The towers of --clip. Raises UserError for flags of --clip that do not go together."""
+    if CLIP.value is None:
+        for flag in (CLIP_TEXT, CLIP_SCALE):
+            if flag.present:
+                raise UserError(f"--{flag.name} does nothing without --clip")
+        return None
+    if JUDGE.value is not None:
+        raise UserError("--clip and --judge both guide by a gradient: leave one out")
+    if not CLIP_TEXT.value:
+        raise UserError("--clip needs a text to guide to: pass --clip_text")
+    if task.space.limit is None:
+        raise UserError("--clip looks at images, and this run draws latents: leave it out")
+    return runs.load_towers(CLIP.value)
 
 
 def _labels(task: DenoiserTask) -> Sequence[Any] | None:

@@ -14,11 +14,13 @@ import diffjax.models
 from diffjax import spec
 from diffjax.conditions.label import Label
 from diffjax.conditions.none import Unconditional
+from diffjax.interop import load_tokenizer
 from diffjax.models.stateful import split_state
 from diffjax.runs import RunConfig, Training
 from diffjax.schedules.cosine import Cosine
 from diffjax.tasks.base import Task, shapes
 from diffjax.tasks.classifier import Classification
+from diffjax.tasks.contrastive import Contrastive
 from diffjax.tasks.diffusion import Diffusion
 from diffjax.training.checkpoint import Checkpoints
 from diffjax.training.run import RunFolder
@@ -28,6 +30,11 @@ UNET = (
     "norm_num_groups=4,mid_block_type=None,down_block_types=('DownBlock2D',),up_block_types=('UpBlock2D',))"
 )
 JUDGE = "classifier(stem=8,channels=(8,),num_features=8)"
+SMALL = "hidden_size=8,intermediate_size=8,num_hidden_layers=1,num_attention_heads=2"
+TOWERS = (
+    f"clip_vision({SMALL},patch_size=4)",
+    f"clip_text({SMALL},max_position_embeddings=12)",
+)
 EACH = """
 import json, sys
 from absl import flags
@@ -65,6 +72,14 @@ def untrained_judge(folder: pathlib.Path, *, classes: int = 3, size: int = 8) ->
     """A run folder of a tiny classifier."""
     model = spec.build(JUDGE, diffjax.models, {"num_classes": classes})
     return write_run(folder, Classification(model=model, image_shape=(size, size, 1)))
+
+
+def untrained_clip(folder: pathlib.Path, *, channels: int = 3, seed: int = 0) -> pathlib.Path:
+    """A run folder of two tiny towers, for images of 8x8."""
+    options = {"image_size": 8, "num_channels": channels, "vocab_size": load_tokenizer().end + 1}
+    vision, text = (spec.build(tower, diffjax.models, options) for tower in TOWERS)
+    task = Contrastive(vision=vision, text=text, image_shape=(8, 8, channels), dim=8)
+    return write_run(folder, task, seed)
 
 
 def write_run(folder: pathlib.Path, task: Task, seed: int = 0) -> pathlib.Path:

@@ -8,7 +8,7 @@ import pytest
 from absl import flags
 from PIL import Image
 from programs import ROOT, RUN_FLAGS, TINY, check_refused, program
-from sampling import sample_each, untrained, untrained_judge
+from sampling import sample_each, untrained, untrained_clip, untrained_judge
 
 from diffjax.errors import UserError
 from experiments.start.command import said
@@ -107,6 +107,13 @@ GUIDED = {  # of a run of three classes that may be guided
     ("--negative=0",): "--negative does nothing at --guidance=1",
     ("--dynamic_threshold=101",): "dynamic_threshold",
     ("--judge_scale=2",): "--judge_scale does nothing without --judge",
+    ("--clip={clip}",): "--clip needs a text to guide to: pass --clip_text",
+    ("--clip_text=a dog",): "--clip_text does nothing without --clip",
+    ("--clip_scale=2",): "--clip_scale does nothing without --clip",
+    ("--clip={clip}", "--clip_text=a", "--judge={judge}"): "--clip and --judge both guide",
+    ("--clip={clip}", "--clip_text=a", "--clip_scale=1,2"): "has 2 scales: give one, or --num=4",
+    ("--clip={run}", "--clip_text=a"): "is a diffusion run, where a contrastive run is needed",
+    ("--clip=/no/such", "--clip_text=a"): "/no/such",
     ("--guidance=2", "--negative=0", "--weak={run}"): "leave one out",
     ("--guidance=2", "--weak={classless}/no"): "is no run folder",
     ("--guidance=2", "--weak={large}"): "image_shape=(16, 16, 1)",
@@ -132,6 +139,7 @@ def test_guidance(tmp_path):
         "large": untrained(tmp_path / "large", classes=3, size=16),
         "x0": untrained(tmp_path / "x0", classes=3, target="x0"),
         "judge": untrained_judge(tmp_path / "judge", size=16),
+        "clip": untrained_clip(tmp_path / "clip"),
     }
     cases = [("run", *case) for case in GUIDED.items()]
     cases += [("classless", *case) for case in CLASSLESS.items()]

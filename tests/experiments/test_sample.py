@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 from programs import program
-from sampling import sample_each, untrained, untrained_judge
+from sampling import sample_each, untrained, untrained_clip, untrained_judge
 
 
 def draw(run, out, *flags):
@@ -109,3 +109,32 @@ def test_judge(tmp_path):
     np.testing.assert_allclose(drawn["other"][0], drawn["plain"][0], atol=1)
     assert (drawn["judged"] != drawn["plain"]).mean() > 0.2
     assert (drawn["judged"][1:] != drawn["other"][1:]).mean() > 0.2
+
+
+def test_clip(tmp_path):
+    """Texts and scales go to their images, beside classifier-free guidance and in an edit."""
+    run = untrained(tmp_path / "run", classes=3, null=True)
+    clip = untrained_clip(tmp_path / "clip")
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "a.png")
+    by = (f"--clip={clip}", "--clip_scale=1000")
+    edit = (f"--init={tmp_path}/a.png", "--task=inpaint", "--mask=left")
+    drawn = draw_each(
+        run,
+        tmp_path,
+        plain=(),
+        free=("--guidance=4",),
+        heart=(*by, "--clip_text=a red heart, broken"),
+        both=(*by, "--clip_text=a red heart, broken", "--guidance=4"),
+        turn=(*by, "--clip_text=a red heart, broken", "--clip_text=dog"),
+        off=(f"--clip={clip}", "--clip_text=dog", "--clip_scale=0,0,1000,0"),
+        edited=edit,
+        guided=(*edit, *by, "--clip_text=dog"),
+    )
+    np.testing.assert_array_equal(drawn["turn"][[0, 2]], drawn["heart"][[0, 2]])
+    np.testing.assert_allclose(drawn["off"][[0, 1, 3]], drawn["plain"][[0, 1, 3]], atol=1)
+    for name, other in (
+        ("heart", "plain"), ("both", "free"), ("both", "heart"), ("guided", "edited"),
+    ):  # fmt: skip
+        assert (drawn[name] != drawn[other]).mean() > 0.2, (name, other)
+    assert (drawn["turn"][[1, 3]] != drawn["heart"][[1, 3]]).mean() > 0.1
+    assert (drawn["off"][2] != drawn["plain"][2]).mean() > 0.2
