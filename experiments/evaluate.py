@@ -4,6 +4,7 @@ python -m experiments.evaluate --run=DIR --judge=DIR2 --num=1000
 python -m experiments.evaluate --run=DIR --metrics=bpd --num=100
 python -m experiments.evaluate --run=DIR --judge=DIR2 --metrics=guidance
 python -m experiments.evaluate --run=DIR --judge=DIR2 --metrics=assessment --guidance=1.5
+python -m experiments.evaluate --run=DIR --metrics=clip_score --clip=DIR2 --num=200
 Real images are ones that are held out of training.
 """
 
@@ -12,25 +13,35 @@ from absl import flags
 from diffjax import runs
 from diffjax.errors import UserError
 from diffjax.tasks.denoisers import DenoiserTask
-from experiments.evaluations import assessment, bpd, drawn, held_out, judged, loss, sweep
+from experiments.evaluations import (
+    assessment,
+    bpd,
+    captioned,
+    drawn,
+    held_out,
+    judged,
+    loss,
+    sweep,
+)
 from experiments.evaluations.saved import read_saved, warn_if_read_only
 from experiments.flags import cpu_devices, kinds
 from experiments.start import command
 
-for module in (cpu_devices, held_out, drawn, loss, bpd):
+for module in (cpu_devices, held_out, drawn, captioned, loss, bpd):
     flags.adopt_module_key_flags(module)
 RUN = kinds.define_path("run", None, "the folder of the run that is measured", required=True)
 CHOSEN = flags.DEFINE_list(
     "metrics", ["judge"],
     "which of judge, what a judge sees in drawn images; loss, the network's error on held-out "
     "ones; bpd, their bits/dim; guidance, what each scale buys; assessment, whether a judge sees "
-    "the classes asked for",
+    "the classes asked for; clip_score, whether a CLIP sees the captions asked for",
 )  # fmt: skip
-DRAWN = {
+JUDGED = {
     "judge": judged.judge_samples,
     "guidance": sweep.sweep,
     "assessment": assessment.assess,
 }
+DRAWN = {**JUDGED, "clip_score": captioned.score_captions}
 HELD_OUT = {"loss": loss.tell_loss, "bpd": bpd.tell_bits}
 METRICS = (*DRAWN, *HELD_OUT)
 
@@ -50,6 +61,8 @@ def main() -> None:
     told = [metric for metric in CHOSEN.value if metric in HELD_OUT]
     if "bpd" in told:
         bpd.check(config.task)
+    if "clip_score" in draws:
+        captioned.check(config.task)
     real = held_out.of_run(config) if told else None
     run = runs.load(RUN.value, DenoiserTask)
     for metric in draws:
@@ -61,16 +74,20 @@ def main() -> None:
 
 def check_flags(draws: list[str]) -> None:
     """Raises UserError for a flag of a metric that is not measured, and without a judge."""
-    owned = (("loss",), loss.OWN), (("bpd",), bpd.OWN), (tuple(DRAWN), drawn.OWN)
+    owned = (
+        (("loss",), loss.OWN), (("bpd",), bpd.OWN), (tuple(JUDGED), drawn.OWN),
+        (tuple(DRAWN), drawn.DRAWING), (("clip_score",), captioned.OWN),
+    )  # fmt: skip
     for metrics, own in owned:
         for flag in own:
             if flag.present and not set(metrics) & set(CHOSEN.value):
                 raise UserError(
                     f"--{flag.name} does nothing without --metrics={' or '.join(metrics)}"
                 )
-    if draws and drawn.JUDGE.value is None:
+    judged_by = [metric for metric in draws if metric in JUDGED]
+    if judged_by and drawn.JUDGE.value is None:
         raise UserError(
-            f"{draws[0]} needs --judge, a run of experiments.classifier; or --metrics=loss,bpd"
+            f"{judged_by[0]} needs --judge, a run of experiments.classifier; or --metrics=loss,bpd"
         )
 
 

@@ -64,7 +64,8 @@ WEIGHTS = kinds.define_path(
     "inception_v3, as .npz or .safetensors"
 )  # fmt: skip
 CHOSEN = flags.DEFINE_list("figures", list(FIGURES), "what is said of the features")
-OWN = (JUDGE, STEPS, SAMPLER, SPACING, GUIDANCE, EXTRACTOR, WEIGHTS, CHOSEN)
+DRAWING = (STEPS, SAMPLER, SPACING, GUIDANCE)
+OWN = (JUDGE, EXTRACTOR, WEIGHTS, CHOSEN)
 
 
 class Seen(NamedTuple):

@@ -35,6 +35,7 @@ TOWERS = (
     f"clip_vision({SMALL},patch_size=4)",
     f"clip_text({SMALL},max_position_embeddings=12)",
 )
+TRAINING = Training()
 EACH = """
 import json, sys
 from absl import flags
@@ -56,7 +57,7 @@ for argv in json.loads(sys.argv[1]):
 
 def untrained(
     folder: pathlib.Path, *, classes: int | None = None, null: bool = False, size: int = 8,
-    seed: int = 0, target: str = "v", channels: int = 1,
+    seed: int = 0, target: str = "v", channels: int = 1, training: Training = TRAINING,
 ) -> pathlib.Path:  # fmt: skip
     """A run folder of a tiny denoiser; null: it has a label for no class, and can be guided."""
     condition = Unconditional() if classes is None else Label(classes, drop=0.1 * null)
@@ -65,7 +66,7 @@ def untrained(
         model=model.conditioned_on(condition), image_shape=(size, size, channels),
         schedule=Cosine(), target=target, condition=condition,
     )  # fmt: skip
-    return write_run(folder, task, seed)
+    return write_run(folder, task, seed, training)
 
 
 def untrained_judge(folder: pathlib.Path, *, classes: int = 3, size: int = 8) -> pathlib.Path:
@@ -82,14 +83,16 @@ def untrained_clip(folder: pathlib.Path, *, channels: int = 3, seed: int = 0) ->
     return write_run(folder, task, seed)
 
 
-def write_run(folder: pathlib.Path, task: Task, seed: int = 0) -> pathlib.Path:
+def write_run(
+    folder: pathlib.Path, task: Task, seed: int = 0, training: Training = TRAINING
+) -> pathlib.Path:
     """A run folder of a task with random weights, also where it would begin with zeros."""
     rng = np.random.default_rng(seed)
     params, model_state = jax.tree.map(
         lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32),
         split_state(shapes(task, {})),
     )
-    config = RunConfig(task, Training())
+    config = RunConfig(task, training)
     state = {"step": np.int32(1), "ema_params": params, "model_state": model_state}
     with (
         RunFolder.create(folder, config.to_dict(), "") as run,
