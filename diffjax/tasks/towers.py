@@ -99,12 +99,6 @@ class Towers(Component):
             min(BATCH, len(images)),
         )  # fmt: skip
 
-    def texts(self, texts: Sequence[str]) -> Float[np.ndarray, "N D"]:
-        """The embeddings of texts, not normalised, in batches; N >= 1."""
-        encode = _encoder(self.model, "encode_text")
-        ids = self.tokenizer(texts)
-        return in_batches(lambda rows: encode(self.params, rows), ids, min(BATCH, len(ids)))
-
     def states(
         self, texts: Sequence[str]
     ) -> tuple[Float32[np.ndarray, "N L W"], Bool[np.ndarray, "N L"]]:
@@ -145,6 +139,12 @@ class Towers(Component):
             jnp.full(num, np.asarray(scale, np.float32)),
             jnp.asarray(in_turn(targets, num)),
         )
+
+    def texts(self, texts: Sequence[str]) -> Float[np.ndarray, "N D"]:
+        """The embeddings of texts, not normalised, in batches; N >= 1."""
+        encode = _encoder(self.model, "encode_text")
+        ids = self.tokenizer(texts)
+        return in_batches(lambda rows: encode(self.params, rows), ids, min(BATCH, len(ids)))
 
 
 def prepare(
