@@ -17,7 +17,7 @@ from absl import flags
 
 import diffjax.models
 from diffjax import runs
-from diffjax.data import Records
+from diffjax.data import Records, Split
 from diffjax.data.tokenised import Tokenised
 from diffjax.editing.pictures import read_pictures
 from diffjax.errors import UserError
@@ -59,7 +59,7 @@ FLIP = flags.DEFINE_boolean("flip", False, "turn images left to right every seco
 SHIFT = kinds.define_number("shift", 0.1, "move images by up to this share of their side", 0, 1)
 ZOOM = kinds.define_number("zoom", 0.2, "enlarge or shrink images by up to 1 + this", 0, 8)
 COLOUR = kinds.define_number(
-    "colour", 0.3, "change brightness, contrast and saturation by up to this share", 0, 1
+    "colour", 0.05, "change brightness, contrast and saturation by up to this share", 0, 1
 )
 WORDS = kinds.define_number("words", 0.1, "the share of tokens that are left out of texts", 0)
 # What is shown of it: free to change when the run is taken up again.
@@ -74,6 +74,9 @@ TASK = flags.DEFINE_enum(
 CLIP = kinds.define_path(
     "clip", None, "what --task asks: a run's folder, or what dj.load_clip reads"
 )
+SPLIT = flags.DEFINE_enum(
+    "split", "test", ["test", "train"], "which images --task is about: held out, or trained on"
+)
 IMAGES = kinds.define_path("images", None, "with --task=caption: an image or a folder of images")
 CAPTIONS = flags.DEFINE_multi_string(
     "caption", None, "with --task=caption: a caption to choose from; by default all held-out ones"
@@ -84,7 +87,7 @@ TEMPLATES = flags.DEFINE_multi_string(
 NUM = kinds.define_integer("num", 500, "images on the page", lower_bound=1)
 OUT = kinds.define_path("out", None, "the folder to write; by default that of --clip")
 ASKING = (
-    (CLIP, EVERY), (IMAGES, ("caption",)), (CAPTIONS, ("caption",)), (TEMPLATES, ("zero_shot",)),
+    (CLIP, EVERY), (SPLIT, EVERY), (IMAGES, ("caption",)), (CAPTIONS, ("caption",)), (TEMPLATES, ("zero_shot",)),
     (NUM, ("page",)), (OUT, EVERY),
 )  # fmt: skip
 OWN = (
@@ -162,13 +165,14 @@ def ask() -> None:
 
 
 def open_asked() -> Records:
-    """The held-out images of --dataset, or else of the run's own."""
+    """The images of --dataset, or else of the run's own."""
+    split = typing.cast(Split, SPLIT.value)
     path = pathlib.Path(CLIP.value or "")
     if not learning.DATASET.present and (path / "flags.txt").is_file():
         _, config = runs.open_run(path)
-        return config.open("test", learning.DATA_DIR.value)
+        return config.open(split, learning.DATA_DIR.value)
     flags.FLAGS.set_default(learning.DATASET.name, "captions")
-    return learning.open_held_out()
+    return learning.training().open(split, learning.DATA_DIR.value)
 
 
 def ask_retrieval(towers: Towers, records: Records) -> dict[str, Any]:
