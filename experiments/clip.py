@@ -87,8 +87,8 @@ TEMPLATES = flags.DEFINE_multi_string(
 NUM = kinds.define_integer("num", 500, "images on the page", lower_bound=1)
 OUT = kinds.define_path("out", None, "the folder to write; by default that of --clip")
 ASKING = (
-    (CLIP, EVERY), (SPLIT, EVERY), (IMAGES, ("caption",)), (CAPTIONS, ("caption",)), (TEMPLATES, ("zero_shot",)),
-    (NUM, ("page",)), (OUT, EVERY),
+    (CLIP, EVERY), (SPLIT, EVERY), (IMAGES, ("caption",)), (CAPTIONS, ("caption",)),
+    (TEMPLATES, ("zero_shot",)), (NUM, ("page",)), (OUT, EVERY),
 )  # fmt: skip
 OWN = (
     VISION, TEXT, DIM, LOSS, WEIGHT_DECAY, FLIP, SHIFT, ZOOM, COLOUR, WORDS, EVAL_EVERY,
