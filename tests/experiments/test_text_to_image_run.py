@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from programs import check_refused, program
-from sampling import sample_each, write_run
+from sampling import sample_each, untrained, write_run
 from towers import contrastive
 
 from diffjax import runs
@@ -90,7 +90,7 @@ def test_drawn_from_texts(told):
     assert said[6].endswith("is no text to draw from: write what is to be seen (--negative)")
 
 
-def test_refused(clip, told, trained, tmp_path):
+def test_refused(clip, told, tmp_path):
     own = (f"--clip={clip}", *FLAGS, "--steps=2", f"--cache_dir={told[0] / 'cache'}")
     new = (*own, f"--workdir={tmp_path / 'new'}")
     check_refused("the data set has no texts", "text_to_image", *new, "--dataset=embedded")
@@ -105,5 +105,6 @@ def test_refused(clip, told, trained, tmp_path):
         "was made with normalise=its default, not False", "text_to_image", *own, TINY.format(""),
         "--nonormalise", f"--workdir={told[0] / 'run'}",
     )  # fmt: skip
-    check_refused("--prompts are for a run", "sample", f"--run={trained}", "--prompts=a dog")
+    other = untrained(tmp_path / "other")
+    check_refused("--prompts are for a run", "sample", f"--run={other}", "--prompts=a dog")
     assert not (tmp_path / "new").exists()
