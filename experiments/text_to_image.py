@@ -130,6 +130,14 @@ def network_options(towers: Towers) -> dict[str, Any]:
 
 def condition_of(model: Backbone, towers: Towers) -> Condition:
     """What the network is told. Raises UserError where the CLIP says something else."""
+    wanted, choice = (
+        (Tokens, "unet_condition") if TOLD.value == "tokens" else (Vector, "unet or course_unet")
+    )
+    if not isinstance(model.takes(), wanted):
+        raise UserError(
+            f"--model={ddpm.MODEL.value} is not told what --told={TOLD.value} gives: choose a "
+            f"{choice}"
+        )
     condition = model.takes(ddpm.COND_DROP.value, typing.cast(Mask, ddpm.COND_MASK.value))
     if isinstance(condition, Tokens):
         condition = dataclasses.replace(condition, length=towers.tokenizer.length)
