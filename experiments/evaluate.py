@@ -16,7 +16,7 @@ from diffjax.tasks.denoisers import DenoiserTask
 from experiments.evaluations import (
     assessment,
     bpd,
-    captioned,
+    caption_fit,
     drawn,
     held_out,
     judged,
@@ -27,7 +27,7 @@ from experiments.evaluations.saved import read_saved, warn_if_read_only
 from experiments.flags import cpu_devices, kinds
 from experiments.start import command
 
-for module in (cpu_devices, held_out, drawn, captioned, loss, bpd):
+for module in (cpu_devices, held_out, drawn, caption_fit, loss, bpd):
     flags.adopt_module_key_flags(module)
 RUN = kinds.define_path("run", None, "the folder of the run that is measured", required=True)
 CHOSEN = flags.DEFINE_list(
@@ -41,7 +41,7 @@ JUDGED = {
     "guidance": sweep.sweep,
     "assessment": assessment.assess,
 }
-DRAWN = {**JUDGED, "clip_score": captioned.score_captions}
+DRAWN = {**JUDGED, "clip_score": caption_fit.score_captions}
 HELD_OUT = {"loss": loss.tell_loss, "bpd": bpd.tell_bits}
 METRICS = (*DRAWN, *HELD_OUT)
 
@@ -62,7 +62,7 @@ def main() -> None:
     if "bpd" in told:
         bpd.check(config.task)
     if "clip_score" in draws:
-        captioned.check(config.task)
+        caption_fit.check(config.task)
     real = held_out.of_run(config) if told else None
     run = runs.load(RUN.value, DenoiserTask)
     for metric in draws:
@@ -76,7 +76,7 @@ def check_flags(draws: list[str]) -> None:
     """Raises UserError for a flag of a metric that is not measured, and without a judge."""
     owned = (
         (("loss",), loss.OWN), (("bpd",), bpd.OWN), (tuple(JUDGED), drawn.OWN),
-        (tuple(DRAWN), drawn.DRAWING), (("clip_score",), captioned.OWN),
+        (tuple(DRAWN), drawn.DRAWING), (("clip_score",), caption_fit.OWN),
     )  # fmt: skip
     for metrics, own in owned:
         for flag in own:

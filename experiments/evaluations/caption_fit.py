@@ -32,7 +32,7 @@ CANDIDATES = 20  # captions, among which an image's own is looked for
 READ = 256  # records at a time
 
 
-class Captioned(NamedTuple):
+class Questions(NamedTuple):
     """Distinct held-out captions, and the first image of each in [-1, 1]."""
 
     captions: list[str]
@@ -54,7 +54,7 @@ def score_captions(run: Run[DenoiserTask], path: pathlib.Path) -> None:
     """Draws one image for each of --num held-out captions, embeds, saves and prints."""
     scale, towers = drawn.one_scale(), runs.load_towers(str(CLIP.value))
     digest = checksum(towers.params)
-    found = captioned(held_out.open_held_out(run.config), NUM.value, SEED.value)
+    found = captions_of_run(held_out.open_held_out(run.config), NUM.value, SEED.value)
     num = min(NUM.value, len(found.captions))
     if num < NUM.value:
         print(f"--num={NUM.value} is cut to {num}: there are no more distinct held-out captions")
@@ -84,7 +84,7 @@ def score_captions(run: Run[DenoiserTask], path: pathlib.Path) -> None:
         )
 
 
-def captioned(records: Records, num: int, seed: int) -> Captioned:
+def captions_of_run(records: Records, num: int, seed: int) -> Questions:
     """Up to `num` distinct captions, or CANDIDATES of them where that is more, in random order.
 
     Captions that differ in case or spacing alone are one. Raises UserError for records without
@@ -102,7 +102,7 @@ def captioned(records: Records, num: int, seed: int) -> Captioned:
     if len(first) < 2:
         raise UserError(f"the run's data set holds out {len(first)} caption: 2 or more are needed")
     captions, images = zip(*list(first.values())[:wanted], strict=True)
-    return Captioned(list(captions), np.stack(images))
+    return Questions(list(captions), np.stack(images))
 
 
 def draw(run: Run[DenoiserTask], captions: list[str], scale: float) -> Float[np.ndarray, "N H W C"]:
