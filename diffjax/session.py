@@ -54,7 +54,11 @@ class Conduct:
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What is trained, on what, and what is shown of it."""
+    """What is trained, on what, and what is shown of it.
+
+    optimizer: None for Adam as the config has it. steady: its rate does not depend on the number of
+    steps.
+    """
 
     config: RunConfig[Any]
     records: Records
@@ -62,7 +66,8 @@ class Setup:
     loss: Loss
     preview: Preview
     conduct: Conduct
-    optimizer: optax.GradientTransformation | None = None  # None: Adam as the config has it
+    optimizer: optax.GradientTransformation | None = None
+    steady: bool = False
 
     @property
     def training(self) -> Training:
@@ -184,7 +189,7 @@ def changes(setup: Setup, position: Mapping[str, Any]) -> Iterator[str]:
     """What is no longer as it was when the checkpoint was saved, and makes other weights."""
     steps, images = setup.conduct.plan.steps, len(setup.records)
     planned, had = position.get("steps", steps), position.get("images", images)
-    if planned != steps and setup.optimizer is None:
+    if planned != steps and not setup.steady:
         yield (
             f"the run was planned for {planned} steps and now for {steps}: its rate follows the "
             "cosine of the new length from here, so the weights will not be those of a run of "

@@ -77,7 +77,7 @@ def main() -> None:
         learning.train(
             task, records, learning.flags_text("gan", OWN),
             Pictures(NUM_SAMPLES.value, learning.SEED.value), SAMPLE_EVERY.value,
-            optimizer=rates, done=census,
+            optimizer=rates, steady=True, done=census,
         )  # fmt: skip
 
 

@@ -164,12 +164,13 @@ def train(
     *,
     loss: Callable[[Mapping[str, Component]], Loss] | None = None,
     optimizer: optax.GradientTransformation | None = None,
+    steady: bool = False,
     done: Callable[[Run[Any]], None] | None = None,
 ) -> None:
     """Trains a task in the run's folder, and says how it ended.
 
     text: what flags.txt holds. shown: what the task's preview takes, every show_every steps. loss:
-    in place of the task's own. done: called with the finished run in the first process.
+    in place of the task's own. optimizer, steady: as in `Setup`. done: called with the finished run in the first process.
     """
     config: RunConfig[Any] = RunConfig(task, training())
     frozen = runs.load_frozen(task, training=True)
@@ -180,7 +181,7 @@ def train(
     with session.run_folder(WORKDIR.value, config, text, say) as folder:
         conduct = Conduct(plan, PARALLEL.value, MAX_BAD_STEPS.value, MAX_BAD_RECORDS.value, say)
         preview = task.preview(folder, frozen, shown)
-        setup = Setup(config, records, frozen, own, preview, conduct, optimizer)
+        setup = Setup(config, records, frozen, own, preview, conduct, optimizer, steady)
         state = session.train_run(folder, setup)
         step = int(state.step)
         if step < plan.steps:

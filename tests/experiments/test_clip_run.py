@@ -87,7 +87,7 @@ def test_resumed_is_uninterrupted(run, tmp_path):
     for steps in (2, 4):
         done = program("clip", *FLAGS, f"--steps={steps}", f"--workdir={tmp_path}/run")
         assert done.returncode == 0, done.stderr
-    # The rate of the first two steps was that of a run of two.
+    assert "planned for 2 steps and now for 4: its rate follows the cosine" in done.stdout
     assert lines(tmp_path / "run" / "held_out.jsonl")[-1]["step"] == 4
     again = program("clip", *FLAGS, f"--workdir={folder}")
     assert "going on from step 4 of 4" in again.stdout
