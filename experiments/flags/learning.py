@@ -170,7 +170,8 @@ def train(
     """Trains a task in the run's folder, and says how it ended.
 
     text: what flags.txt holds. shown: what the task's preview takes, every show_every steps. loss:
-    in place of the task's own. optimizer, steady: as in `Setup`. done: called with the finished run in the first process.
+    in place of the task's own. optimizer, steady: as in `Setup`. done: called with the finished run
+    in the first process.
     """
     config: RunConfig[Any] = RunConfig(task, training())
     frozen = runs.load_frozen(task, training=True)
