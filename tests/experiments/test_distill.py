@@ -197,7 +197,7 @@ def test_a_consistency_model_draws_by_its_own_sampler(consistent, tmp_path):
 
 # Each is tried in the one process that these share: starting one takes longer than all of them.
 WRONG = {
-    "a judge": ("{judge}", "", "where a diffusion or distillation or text_to_image run is needed"),
+    "a judge": ("{judge}", "", "where a diffusion or distillation or"),
     "no run": ("{tmp}", "", "no config.json"),
     "no checkpoint": ("{bare}", "", "no checkpoint"),
     "other images": ("{trained}", "--image_size=14", "draws images of 28x28x1"),

@@ -134,7 +134,7 @@ def test_no_more_than_half_of_what_is_held_out(tmp_path, judge, trained):
 
 def test_a_judge_is_no_run_and_a_run_no_judge(trained, judge):
     for flags, message in (
-        ((f"--run={judge}", f"--judge={judge}"), "where a diffusion or distillation or text_to_image run"),
+        ((f"--run={judge}", f"--judge={judge}"), "where a diffusion or distillation or"),
         ((f"--run={trained}", f"--judge={trained}"), "where a classifier run is needed"),
         ((f"--run={trained}", "--judge=/no/such"), "/no/such is no run folder"),
         ((f"--run={trained}", f"--judge={judge}", "--num=3"), "num"),
