@@ -241,13 +241,18 @@ def source_of(folder: str | os.PathLike[str], component: str) -> Source:
     return Source(path, component, checksum(_component(path, component).params))
 
 
+def is_run(path: str | os.PathLike[str]) -> bool:
+    """Whether it is a run's folder, and not one with weights of another library."""
+    config = pathlib.Path(path).expanduser() / CONFIG
+    return config.is_file() and "task" in read_json(config)
+
+
 def load_towers(path: str | os.PathLike[str]) -> Towers:
     """A CLIP's two towers, of a contrastive run or of what `load_clip` reads.
 
     Raises UserError where there is neither.
     """
-    config = pathlib.Path(path).expanduser() / CONFIG
-    if config.is_file() and "task" in read_json(config):
+    if is_run(path):
         run = load(path, Contrastive)
         name = f"{run.folder.path.resolve().name}, step {run.step}"
         return dataclasses.replace(run.task.towers(params_of(run.components)), name=name)

@@ -7,7 +7,7 @@ python -m experiments.clip --task=caption --clip=DIR --images=DIR2
 python -m experiments.clip --task=page --clip=DIR                 a page to try it on
 """
 
-import os
+import dataclasses
 import pathlib
 import typing
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from diffjax.tasks.matching import Exam
 from diffjax.tasks.towers import Towers
 from diffjax.training.optimizers import for_contrast
 from experiments.evaluations.saved import save
-from experiments.flags import kinds, learning, presets, specs
+from experiments.flags import kinds, learning, out_folder, presets, specs
 from experiments.matches import caption, gallery, recall, zero_shot
 from experiments.matches.paired import captions_of
 from experiments.start import command
@@ -79,7 +79,7 @@ SPLIT = flags.DEFINE_enum(
 )
 IMAGES = kinds.define_path("images", None, "with --task=caption: an image or a folder of images")
 CAPTIONS = flags.DEFINE_multi_string(
-    "caption", None, "with --task=caption: a caption to choose from; by default all held-out ones"
+    "caption", None, "with --task=caption: a caption to choose from; by default all of --split"
 )
 TEMPLATES = flags.DEFINE_multi_string(
     "template", ["{}", "a picture of {}", "{} emoji"], "with --task=zero_shot: around class names"
@@ -101,13 +101,27 @@ presets.define_preset(
 
 
 def main() -> None:
-    for flag, tasks in ASKING:
-        if flag.present and TASK.value not in tasks:
-            raise UserError(f"--{flag.name} does nothing without --task={' or '.join(tasks)}")
+    check_flags()
     if TASK.value == "train":
         train()
     else:
         ask()
+
+
+def check_flags() -> None:
+    """Raises UserError for a flag that --task does not read."""
+    for flag, tasks in ASKING:
+        if flag.present and TASK.value not in tasks:
+            raise UserError(f"--{flag.name} does nothing without --task={' or '.join(tasks)}")
+    if TASK.value == "train":
+        return
+    for flag in (*OWN, *learning.IDENTITY, *learning.FREE, *learning.ONCE):
+        if flag.present and flag.name not in READ:
+            raise UserError(f"--{flag.name} does nothing with --task={TASK.value}: leave it out")
+    if CLIP.value is None:
+        raise UserError(f"--task={TASK.value} needs --clip, a run of this program or a CLIP folder")
+    if TASK.value == "caption" and IMAGES.value is None:
+        raise UserError("--task=caption needs --images, an image or a folder of images")
 
 
 def train() -> None:
@@ -116,7 +130,10 @@ def train() -> None:
         flags.FLAGS.set_default(learning.DATASET.name, "captions")
         records = learning.open_records()
         task = describe(records)
-        exam = Exam(learning.open_held_out(), records, learning.say, learning.SEED.value)
+        exam = Exam(
+            learning.open_held_out(), records, learning.MAX_BAD_RECORDS.value, learning.say,
+            learning.SEED.value,
+        )  # fmt: skip
         optimizer = for_contrast(
             learning.LEARNING_RATE.value, learning.STEPS.value,
             warmup_steps=learning.WARMUP_STEPS.value, grad_clip=learning.GRAD_CLIP.value,
@@ -152,10 +169,9 @@ def describe(records: Records) -> Contrastive:
 
 def ask() -> None:
     """What a trained CLIP makes of held-out images, on the terminal and in a file."""
-    if CLIP.value is None:
-        raise UserError(f"--task={TASK.value} needs --clip, a run of this program or a CLIP folder")
     towers, records = runs.load_towers(CLIP.value), open_asked()
-    out = _folder()
+    path = pathlib.Path(CLIP.value)
+    out = out_folder.made(pathlib.Path(OUT.value or (path if path.is_dir() else path.parent)))
     if TASK.value == "page":
         gallery.write(out / "match.html", towers, records, NUM.value)
         print(f"page: {out / 'match.html'}")
@@ -165,14 +181,18 @@ def ask() -> None:
 
 
 def open_asked() -> Records:
-    """The images of --dataset, or else of the run's own."""
-    split = typing.cast(Split, SPLIT.value)
-    path = pathlib.Path(CLIP.value or "")
-    if not learning.DATASET.present and (path / "flags.txt").is_file():
-        _, config = runs.open_run(path)
-        return config.open(split, learning.DATA_DIR.value)
+    """The images of --dataset, or of the run's own set, in the run's size unless one is given."""
     flags.FLAGS.set_default(learning.DATASET.name, "captions")
-    return learning.training().open(split, learning.DATA_DIR.value)
+    asked = learning.training()
+    if runs.is_run(CLIP.value):
+        own = runs.open_run(CLIP.value)[1].training
+        given: dict[str, Any] = {
+            flag.name: flag.value
+            for flag in (learning.DATASET, learning.IMAGE_SIZE)
+            if flag.present
+        }
+        asked = dataclasses.replace(own, **given)
+    return asked.open(typing.cast(Split, SPLIT.value), learning.DATA_DIR.value)
 
 
 def ask_retrieval(towers: Towers, records: Records) -> dict[str, Any]:
@@ -187,10 +207,10 @@ def ask_classes(towers: Towers, records: Records) -> dict[str, Any]:
 
 def ask_captions(towers: Towers, records: Records) -> dict[str, Any]:
     """The captions that fit images best."""
-    texts = CAPTIONS.value or captions_of([records[i] for i in range(len(records))])
     tower = towers.model.vision_model
-    if IMAGES.value is None or tower is None:
-        raise UserError("--task=caption needs --images, an image or a folder of images")
+    if tower is None:
+        raise UserError(f"--clip={CLIP.value} has no image tower: give another")
+    texts = CAPTIONS.value or captions_of([records[i] for i in range(len(records))])
     size = tower.image_size
     pictures = read_pictures(IMAGES.value, (size, size, tower.num_channels))
     found = caption.best_captions(towers, pictures, texts, 5)
@@ -205,16 +225,6 @@ ASKED: dict[str, Callable[[Towers, Records], dict[str, Any]]] = {
     "zero_shot": ask_classes,
     "caption": ask_captions,
 }
-
-
-def _folder() -> pathlib.Path:
-    path = pathlib.Path(os.path.expanduser(CLIP.value or ""))
-    out = pathlib.Path(OUT.value or (path if path.is_dir() else path.parent))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write --out={out}: {error.strerror}") from error
-    return out
 
 
 if __name__ == "__main__":

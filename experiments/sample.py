@@ -19,11 +19,10 @@ import diffjax.spacings
 from diffjax import runs, spec
 from diffjax.data.images import to_uint8
 from diffjax.display.images import save_film, save_grid
-from diffjax.errors import UserError
 from diffjax.files import write_whole
 from diffjax.generate import make_draw, times_of
 from diffjax.tasks.denoisers import DENOISER, DenoiserTask
-from experiments.flags import cpu_devices, edits, guiding, kinds, specs
+from experiments.flags import cpu_devices, edits, guiding, kinds, out_folder, specs
 from experiments.start import command
 
 flags.adopt_module_key_flags(cpu_devices)
@@ -85,12 +84,7 @@ def main() -> None:
 def _folder() -> pathlib.Path:
     """The folder to write, made."""
     name = f"seed_{SEED.value}" if edits.TASK.value is None else f"{edits.TASK.value}_{SEED.value}"
-    out = pathlib.Path(OUT.value or pathlib.Path(RUN.value) / "samples" / name)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write --out={out}: {error.strerror}") from error
-    return out
+    return out_folder.made(pathlib.Path(OUT.value or pathlib.Path(RUN.value) / "samples" / name))
 
 
 if __name__ == "__main__":

@@ -111,7 +111,13 @@ def main() -> None:
 
 
 def set_defaults() -> None:
-    """What this program has other defaults for. --course_compat stands for the course's way."""
+    """What this program has other defaults for. --course_compat stands for the course's way.
+
+    Raises UserError for options of embeddings where tokens are told.
+    """
+    for option in (NORMALISE, SHIFT):
+        if option.present and TOLD.value == "tokens":
+            raise UserError(f"--{option.name} does nothing with --told=tokens: leave it out")
     flags.FLAGS.set_default(learning.DATASET.name, "captions")
     flags.FLAGS.set_default(ddpm.COND_DROP.name, 0.1)
     if TOLD.value == "tokens":

@@ -91,7 +91,7 @@ def test_library_knows_no_flags_and_no_other_framework():
 
 # Flags of other programs, and one that is read from a run's flags.txt.
 NAMED = {
-    "data/tfds.py": {"--file_format", "--data_dir"},  # the command line of `tfds build`
+    "data/tfds_files.py": {"--file_format", "--data_dir"},  # the command line of `tfds build`
     "run_report.py": {"--steps"},
 }
 

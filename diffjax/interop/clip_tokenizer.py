@@ -1,5 +1,6 @@
 """CLIP's tokenizer, from the merges in the package or from a folder that transformers saved."""
 
+import functools
 import gzip
 import importlib.resources
 import os
@@ -47,6 +48,7 @@ def _rule(rules: str, files: Files, start: str, end: str) -> Rule:
     return openai(*(Special(token, files.vocabulary[token]) for token in (start, end)))
 
 
+@functools.lru_cache(maxsize=len(RULES))  # a tenth of a second; nothing changes it
 def _shipped(rules: str) -> Files:
     """OpenAI's vocabulary: bytes, bytes that end a word, merges, and the two special tokens."""
     file = importlib.resources.files("diffjax.third_party") / "clip_bpe"

@@ -80,3 +80,23 @@ def effective_rank(x: Float[Array, "N D"] | Float[np.ndarray, "N D"]) -> Float[A
     share = singular / jnp.maximum(singular.sum(), jnp.finfo(x.dtype).tiny)
     # 0 log 0 is 0: the logarithm of a stand-in keeps the value and its slope finite.
     return jnp.exp(-jnp.sum(share * jnp.log(jnp.where(share > 0, share, 1))))
+
+
+@jax.jit  # one program to compile, not one per operation
+def geometry(
+    images: Float[Array, "N D"] | Float[np.ndarray, "N D"],
+    texts: Float[Array, "N D"] | Float[np.ndarray, "N D"],
+    distinct: Float[Array, "M D"] | Float[np.ndarray, "M D"],
+) -> dict[str, Float[Array, ""]]:
+    """All of these measures of pairs of images and texts.
+
+    `distinct` are the texts without repetition, of which two would be a pair at distance 0.
+    """
+    return {
+        "alignment": alignment(images, texts),
+        "modality_gap": modality_gap(images, texts),
+        "uniformity_of_images": uniformity(images),
+        "uniformity_of_texts": uniformity(distinct),
+        "rank_of_images": effective_rank(images),
+        "rank_of_texts": effective_rank(distinct),
+    }

@@ -58,7 +58,7 @@ def contrastive_loss(
         pairs = Pairs(*share, *gather(share))
         scale = jnp.exp(params["logit_scale"])
         if contrast == "softmax":
-            own, right = _softmax(pairs, scale)
+            own, right = softmax_loss(pairs, scale)
         else:
             own, right = _sigmoid(pairs, scale, params["logit_bias"], pieces)
         whole = gather(own[None]).mean()
@@ -82,7 +82,9 @@ def _in_pieces(
     return jax.tree.map(lambda part: part.reshape(-1, part.shape[-1]), parts)
 
 
-def _softmax(pairs: Pairs, scale: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def softmax_loss(
+    pairs: Pairs, scale: Float[Array, ""] | float
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Cross entropy of the right text among all, and of the right image; the share found."""
     similar = pairs.similar
     losses, found = [], []

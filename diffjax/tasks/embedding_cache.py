@@ -21,6 +21,7 @@ from diffjax.data import Records
 from diffjax.data.bad import BadRecord, Tally
 from diffjax.data.base import Record
 from diffjax.data.skipping import read_all
+from diffjax.data.wrapped import check_texts
 from diffjax.errors import UserError
 from diffjax.files import write_whole
 from diffjax.tasks.text_to_image import Told
@@ -78,14 +79,7 @@ class EmbeddingCache:
     say: Callable[[str], object] = print
 
     def __post_init__(self) -> None:
-        for index in range(len(self.records)):
-            with contextlib.suppress(BadRecord):
-                if "text" not in self.records[index]:
-                    raise UserError(
-                        "the data set has no texts: choose one with captions, such as captions",
-                        option="dataset",
-                    )
-                return
+        check_texts(self.records)
 
     def path(self, told: Told) -> pathlib.Path:
         """The file of one kind of embeddings."""

@@ -53,6 +53,27 @@ class ImageEncoder:
         return prepare(images, tower.image_size, tower.num_channels, self.mean, self.std)
 
 
+@dataclasses.dataclass(frozen=True)
+class TextEncoder:
+    """(the parameters of a CLIP, token ids) -> embeddings, not normalised."""
+
+    model: CLIP
+
+    def __call__(self, params: Params, ids: Any) -> Float[Array, "B D"]:
+        return cast(Array, self.model.apply({"params": params}, ids, method="encode_text"))
+
+
+@dataclasses.dataclass(frozen=True)
+class TextStates:
+    """(the parameters of a CLIP, token ids) -> float32 states after the text tower's last norm."""
+
+    model: CLIP
+
+    def __call__(self, params: Params, ids: Any) -> Float[Array, "B L W"]:
+        found = cast(Any, self.model.apply({"params": params}, ids, method="text_states"))
+        return found.last_hidden_state.astype(jnp.float32)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Towers(Component):
     """Images and texts to embeddings of one space.
@@ -75,9 +96,7 @@ class Towers(Component):
     @property
     def dim(self) -> int:
         """How many numbers an embedding has."""
-        ids = jax.ShapeDtypeStruct((1, self.tokenizer.length), jnp.int32)
-        apply = functools.partial(self.model.apply, method="encode_text")
-        return int(jax.eval_shape(apply, {"params": self.params}, ids).shape[-1])
+        return self._size(TextEncoder(self.model))
 
     def prepared(self, images: Images) -> Float[Array, "B s s c"]:
         """Images in [-1, 1] of any size, as the image tower reads them; fit for jit and grad.
@@ -93,11 +112,13 @@ class Towers(Component):
 
     def images(self, images: Float[np.ndarray, "N H W C"]) -> Float[np.ndarray, "N D"]:
         """The embeddings of images in [-1, 1], not normalised, in batches; N >= 1."""
-        encode = _encoder(self.model, "encode_image")
-        return in_batches(
-            lambda rows: encode(self.params, self.prepared(jnp.asarray(rows))), images,
-            min(BATCH, len(images)),
-        )  # fmt: skip
+        encode = _compiled(self.image_encoder)
+        return in_batches(lambda rows: encode(self.params, rows), images, min(BATCH, len(images)))
+
+    def texts(self, texts: Sequence[str]) -> Float[np.ndarray, "N D"]:
+        """The embeddings of texts, not normalised, in batches; N >= 1."""
+        encode, ids = _compiled(TextEncoder(self.model)), self.tokenizer(texts)
+        return in_batches(lambda rows: encode(self.params, rows), ids, min(BATCH, len(ids)))
 
     def states(
         self, texts: Sequence[str]
@@ -106,7 +127,7 @@ class Towers(Component):
 
         States beyond the end token are zeros; N >= 1.
         """
-        states, ids = _last_states(self.model), self.tokenizer(texts)
+        states, ids = _compiled(TextStates(self.model)), self.tokenizer(texts)
         made = in_batches(lambda rows: states(self.params, rows), ids, min(BATCH, len(ids)))
         last = (ids == self.tokenizer.end).argmax(1)
         mask = np.arange(ids.shape[1]) <= last[:, None]
@@ -115,8 +136,11 @@ class Towers(Component):
     @property
     def width(self) -> int:
         """How many numbers the state of a token has."""
+        return self._size(TextStates(self.model))
+
+    def _size(self, encoder: "TextEncoder | TextStates") -> int:
         ids = jax.ShapeDtypeStruct((1, self.tokenizer.length), jnp.int32)
-        return int(jax.eval_shape(_last_states(self.model), self.params, ids).shape[-1])
+        return int(jax.eval_shape(encoder, self.params, ids).shape[-1])
 
     def towards(self, texts: Sequence[str], scale: float | Sequence[float], num: int) -> Judged:
         """Guidance of `num` images to `texts`, which repeat in turn, for `Guidance(judged=...)`.
@@ -139,12 +163,6 @@ class Towers(Component):
             jnp.full(num, np.asarray(scale, np.float32)),
             jnp.asarray(in_turn(targets, num)),
         )
-
-    def texts(self, texts: Sequence[str]) -> Float[np.ndarray, "N D"]:
-        """The embeddings of texts, not normalised, in batches; N >= 1."""
-        encode = _encoder(self.model, "encode_text")
-        ids = self.tokenizer(texts)
-        return in_batches(lambda rows: encode(self.params, rows), ids, min(BATCH, len(ids)))
 
 
 def prepare(
@@ -187,17 +205,6 @@ def towers_of_files(path: str | os.PathLike[str]) -> Towers:
 
 
 @functools.lru_cache(maxsize=16)
-def _last_states(model: CLIP) -> Callable[[Params, Any], Float[Array, "B L W"]]:
-    """A compiled (params, ids) -> float32 states of the text tower, after its last norm."""
-
-    def states(params: Params, ids: Any) -> Array:
-        found = cast(Any, model.apply({"params": params}, ids, method="text_states"))
-        return found.last_hidden_state.astype(jnp.float32)
-
-    return jax.jit(states)
-
-
-@functools.lru_cache(maxsize=16)
-def _encoder(model: CLIP, method: str) -> Callable[[Params, Any], Float[Array, "B D"]]:
-    """A compiled (params, rows) -> embeddings; a second call compiles nothing."""
-    return jax.jit(lambda params, rows: model.apply({"params": params}, rows, method=method))
+def _compiled(encoder: ImageEncoder | TextEncoder | TextStates) -> Callable[[Params, Any], Array]:
+    """The encoder, compiled; equal ones share what is compiled."""
+    return jax.jit(encoder)

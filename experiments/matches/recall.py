@@ -3,14 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
-from jax import Array
 from jaxtyping import Float, Int
 
 from diffjax.data import Records
 from diffjax.errors import UserError
-from diffjax.metrics.embeddings import alignment, effective_rank, modality_gap, uniformity
+from diffjax.metrics.embeddings import geometry
 from diffjax.metrics.retrieval import KS, candidates, ranks_of_first, recall_at, recall_interval
 from experiments.matches.paired import AT_A_TIME, Paired, TwoTowers, pair
 
@@ -116,20 +114,6 @@ def _geometry(paired: Paired, seed: int) -> dict[str, float]:
     """Of all pairs, or of so many."""
     rows = np.random.RandomState(seed).permutation(len(paired.own))[:PAIRS]
     own = paired.own[rows]
-    distinct = paired.texts[np.unique(own)]  # a caption twice would be a pair at distance 0
-    found = _measures(paired.images[rows], paired.texts[own], distinct)
-    return {name: float(value) for name, value in sorted(found.items())}
-
-
-@jax.jit  # one program to compile, not one per operation
-def _measures(
-    images: Float[Array, "N D"], texts: Float[Array, "N D"], distinct: Float[Array, "M D"]
-) -> dict[str, Float[Array, ""]]:
-    return {
-        "alignment": alignment(images, texts),
-        "effective_rank_of_images": effective_rank(images),
-        "effective_rank_of_texts": effective_rank(distinct),
-        "modality_gap": modality_gap(images, texts),
-        "uniformity_of_images": uniformity(images),
-        "uniformity_of_texts": uniformity(distinct),
-    }
+    distinct = paired.texts[np.unique(own)]
+    found = geometry(paired.images[rows], paired.texts[own], distinct)
+    return {name: float(value) for name, value in found.items()}

@@ -8,13 +8,12 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from written_data import noise, write_captioned
+from written_data import Opened, noise, write_captioned
 
 from diffjax.data import epoch
 from diffjax.data.bad import BadRecord
 from diffjax.data.captioned_folder import CaptionedFolder
 from diffjax.data.contents import described
-from diffjax.errors import UserError
 
 
 def fill(root, *names, seed=0):
@@ -26,20 +25,8 @@ def fill(root, *names, seed=0):
     return root
 
 
-def opened(root, split="train", image_size=None, max_bad_records=0):
-    return CaptionedFolder(str(root)).open(split, image_size, max_bad_records)
-
-
-def texts(root, split="train"):
-    records = opened(root, split)
-    return [records[index]["text"] for index in range(len(records))]
-
-
-def refusal(root, split="train", image_size=None, max_bad_records=0):
-    with pytest.raises(UserError) as caught:
-        opened(root, split, image_size, max_bad_records)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+opened = Opened(CaptionedFolder)
+texts, refusal = opened.texts, opened.refusal
 
 
 def write_table(path, rows):

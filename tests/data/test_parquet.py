@@ -2,37 +2,23 @@
 
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from written_data import noise, png, write_parquet
+from written_data import Opened, check_many_threads_read_the_same, noise, png, write_parquet
 
 from diffjax.data import epoch, parquet
 from diffjax.data.bad import BadRecord
 from diffjax.data.parquet import Parquet
-from diffjax.errors import UserError
 
 PICTURE = png(noise(1)[0])
 
 
-def opened(path, split="train", image_size=None, max_bad_records=0, **options):
-    return Parquet(str(path), **options).open(split, image_size, max_bad_records)
-
-
-def texts(path, split="train", **options):
-    records = opened(path, split, **options)
-    return [records[index]["text"] for index in range(len(records))]
-
-
-def refusal(path, split="train", image_size=None, max_bad_records=0, **options):
-    with pytest.raises(UserError) as caught:
-        opened(path, split, image_size, max_bad_records, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+opened = Opened(Parquet)
+texts, refusal = opened.texts, opened.refusal
 
 
 def write(path, texts, name="text", image="image", pictures=None, **columns):
@@ -192,20 +178,7 @@ def test_missing_and_other_files(tmp_path):
 def test_many_threads_read_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(parquet, "CACHED", 10_000)
     records = opened(write_parquet(tmp_path / "root"))
-    expected = [records[i]["image"] for i in range(len(records))]
-    wrong = []
-
-    def read(seed):
-        for i in np.random.default_rng(seed).permutation(len(records)):
-            if not np.array_equal(records[int(i)]["image"], expected[i]):
-                wrong.append(i)
-
-    threads = [threading.Thread(target=read, args=[seed]) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    check_many_threads_read_the_same(records)
 
 
 def test_without_pyarrow_one_line_says_what_to_install(tmp_path):

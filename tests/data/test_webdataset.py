@@ -5,36 +5,29 @@ import io
 import json
 import os
 import tarfile
-import threading
 
 import numpy as np
 import pytest
 from PIL import Image
-from written_data import noise, png, write_tar, write_webdataset
+from written_data import (
+    Opened,
+    check_many_threads_read_the_same,
+    noise,
+    png,
+    write_tar,
+    write_webdataset,
+)
 
 from diffjax.data import batches, epoch
 from diffjax.data.bad import BadRecord
 from diffjax.data.contents import described
 from diffjax.data.webdataset import WebDataset
-from diffjax.errors import UserError
 
 PICTURE = png(noise(1)[0])
 
 
-def opened(path, split="train", image_size=None, max_bad_records=0):
-    return WebDataset(str(path)).open(split, image_size, max_bad_records)
-
-
-def texts(path, split="train"):
-    records = opened(path, split)
-    return [records[index]["text"] for index in range(len(records))]
-
-
-def refusal(path, split="train", image_size=None, max_bad_records=0):
-    with pytest.raises(UserError) as caught:
-        opened(path, split, image_size, max_bad_records)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+opened = Opened(WebDataset)
+texts, refusal = opened.texts, opened.refusal
 
 
 def pairs(count, start=0):
@@ -172,7 +165,11 @@ def test_a_size_that_cannot_be_is_refused(tmp_path, size):
     assert refusal(tmp_path).startswith(f"cannot read {str(path)!r} (")
 
 
-@pytest.mark.parametrize("content", [b"no tar file" * 100, gzip.compress(b"x" * 9999), b"\0" * 99])
+@pytest.mark.parametrize(
+    "content",
+    [b"no tar file" * 100, gzip.compress(b"x" * 9999), b"\0" * 99],
+    ids=["text", "gzip", "zeros"],
+)
 def test_what_is_no_tar_file_is_refused(tmp_path, content):
     (tmp_path / "0.tar").write_bytes(content)
     assert "is damaged, compressed or cut short" in refusal(tmp_path)
@@ -235,20 +232,7 @@ def test_a_file_that_is_gone_is_a_bad_record(tmp_path):
 
 def test_many_threads_read_the_same(tmp_path):
     records = opened(write_webdataset(tmp_path / "root"))
-    expected = [records[i]["image"] for i in range(len(records))]
-    wrong = []
-
-    def read(seed):
-        for i in np.random.default_rng(seed).permutation(len(records)):
-            if not np.array_equal(records[int(i)]["image"], expected[i]):
-                wrong.append(i)
-
-    threads = [threading.Thread(target=read, args=[seed]) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    check_many_threads_read_the_same(records)
     assert next(batches(records, 8, seed=0))["image"].shape == (8, 12, 12, 3)
 
 

@@ -5,9 +5,13 @@ import io
 import json
 import struct
 import tarfile
+import threading
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from diffjax.errors import UserError
 
 SIDE = 12
 
@@ -162,3 +166,41 @@ def write_tfds(
         builder = type(name.title(), (tfds.core.GeneratorBasedBuilder,), members)
     builder(data_dir=data_dir, file_format="array_record").download_and_prepare()
     return data_dir
+
+
+def check_many_threads_read_the_same(records):
+    """Eight threads at once read what one has read."""
+    expected = [records[i]["image"] for i in range(len(records))]
+    wrong = []
+
+    def read(seed):
+        for i in np.random.default_rng(seed).permutation(len(records)):
+            if not np.array_equal(records[int(i)]["image"], expected[i]):
+                wrong.append(i)
+
+    threads = [threading.Thread(target=read, args=[seed]) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+class Opened:
+    """A kind of data set of captioned pictures, opened; its texts; and why it is refused."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def __call__(self, path, split="train", image_size=None, max_bad_records=0, **options):
+        return self.kind(str(path), **options).open(split, image_size, max_bad_records)
+
+    def texts(self, path, split="train", **options):
+        records = self(path, split, **options)
+        return [records[index]["text"] for index in range(len(records))]
+
+    def refusal(self, *args, **options):
+        with pytest.raises(UserError) as caught:
+            self(*args, **options)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)

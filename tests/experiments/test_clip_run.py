@@ -121,6 +121,8 @@ def test_a_trained_clip_is_asked(run, tmp_path):
     [
         (["--num=5"], "--num does nothing without --task=page"),
         (["--task=page"], "--task=page needs --clip"),
+        (["--task=page", "--clip={}", "--words=0.5"], "--words does nothing with --task=page"),
+        (["--task=page", "--clip={}", "--steps=5"], "--steps does nothing with --task=page"),
         (["--task=caption", "--clip={}"], "needs --images"),
         (["--task=retrieval", "--clip={}/nowhere"], "there is no "),
         (["--task=retrieval", "--clip={}", "--dataset=embedded"], "has no captions"),
