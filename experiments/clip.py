@@ -90,6 +90,9 @@ ASKING = (
     (CLIP, EVERY), (SPLIT, EVERY), (IMAGES, ("caption",)), (CAPTIONS, ("caption",)),
     (TEMPLATES, ("zero_shot",)), (NUM, ("page",)), (OUT, EVERY),
 )  # fmt: skip
+READ = {
+    flag.name for flag in (learning.DATASET, learning.IMAGE_SIZE, learning.SEED, learning.DATA_DIR)
+}
 OWN = (
     VISION, TEXT, DIM, LOSS, WEIGHT_DECAY, FLIP, SHIFT, ZOOM, COLOUR, WORDS, EVAL_EVERY,
 )  # fmt: skip
