@@ -116,7 +116,7 @@ def base_model() -> CourseUNet:
     """
     ddpm.repeat_course()
     records = learning.open_records()
-    model = ddpm.fitted_model(records)
+    model = ddpm.fitted_model(records, records.image_shape)
     if not isinstance(model, CourseUNet):
         raise UserError(f"--model={ddpm.MODEL.value}: what is varied here is a course_unet")
     if model.num_class_embeds is None:

@@ -163,10 +163,15 @@ def settle(
 
 def describe(records: Records) -> Diffusion:
     """This run's task: the flags, and what follows from the data."""
-    model = fitted_model(records)
+    return task_of(records, records.image_shape)
+
+
+def task_of(records: Records, shape: tuple[int, int, int], **options: Any) -> Diffusion:
+    """The task in a space where x0 has this shape; `options`: of its space."""
+    model = fitted_model(records, shape)
     condition = condition_of(model, records)
     conditioned = model.conditioned_on(condition)
-    return Diffusion(model=conditioned, condition=condition, **described(records))
+    return Diffusion(model=conditioned, condition=condition, **described(records), **options)
 
 
 def described(records: Records) -> dict[str, Any]:
@@ -187,9 +192,11 @@ def described(records: Records) -> dict[str, Any]:
     }
 
 
-def fitted_model(records: Records, told: Mapping[str, Any] | None = None) -> Backbone:
-    """The network of --model, fitted to the data; `told`: options of what it is told."""
-    height, width, channels = records.image_shape
+def fitted_model(
+    records: Records, shape: tuple[int, int, int], told: Mapping[str, Any] | None = None
+) -> Backbone:
+    """The network of --model, fitted to x0 of this shape; `told`: options of what it is told."""
+    height, width, channels = shape
     out_channels = 2 * channels if LEARNED_VARIANCE.value else channels
     defaults: dict[str, Any] = {
         "sample_size": height if height == width else (height, width),

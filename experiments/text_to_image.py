@@ -23,7 +23,7 @@ from diffjax.data.told import ToldRecords
 from diffjax.errors import UserError
 from diffjax.models.backbone import Backbone
 from diffjax.tasks.base import Source
-from diffjax.tasks.embedding_cache import CACHE, EmbeddingCache, Embeddings
+from diffjax.tasks.embedding_cache import EmbeddingCache, Embeddings
 from diffjax.tasks.text_to_image import (
     MODALITIES,
     Figures,
@@ -33,13 +33,13 @@ from diffjax.tasks.text_to_image import (
     fitted,
 )
 from diffjax.tasks.towers import CLIP_TOWERS, Towers
-from diffjax.training.run import CONFIG
 from experiments import ddpm
-from experiments.flags import kinds, learning, presets
+from experiments.flags import caching, first_stage, kinds, learning, presets
 from experiments.start import command
 
 flags.adopt_module_key_flags(learning)
 flags.adopt_module_key_flags(ddpm)
+flags.adopt_module_key_flags(first_stage)
 # What a run is, besides ddpm's flags and learning.IDENTITY.
 CLIP = kinds.define_path(
     "clip", None, "a run of experiments.clip, or a folder of CLIP's weights", required=True
@@ -60,8 +60,7 @@ NOISE = kinds.define_number(
 PREVIEW_GUIDANCE = kinds.define_number(
     "preview_guidance", 3.0, "how far the pictures are guided to their texts; 1 is off"
 )
-CACHE_DIR = kinds.define_path("cache_dir", str(CACHE), "where embeddings are kept")
-OWN = (CLIP, TOLD, NORMALISE, SHIFT, NOISE, PREVIEW_GUIDANCE, CACHE_DIR)
+OWN = (CLIP, TOLD, NORMALISE, SHIFT, NOISE, PREVIEW_GUIDANCE, caching.CACHE_DIR, *first_stage.OWN)
 presets.define_preset(smoke={"num_samples": 16})
 # The default of --model, of which ddpm's takes no tokens.
 TOKEN_MODEL = (
@@ -79,11 +78,12 @@ def main() -> None:
         records = learning.open_records()
         towers = runs.load_towers(CLIP.value)
         source = Source(CLIP.value, CLIP_TOWERS, checksum(towers.params))
-        model = ddpm.fitted_model(records, network_options(towers))
+        learnt = first_stage.in_space(records)
+        model = ddpm.fitted_model(learnt.records, learnt.shape, network_options(towers))
         condition = condition_of(model, towers)
         cache = EmbeddingCache(
             records, towers, source.digest,
-            (learning.DATASET.value, str(learning.IMAGE_SIZE.value)), pathlib.Path(CACHE_DIR.value),
+            learning.data_named(), pathlib.Path(caching.CACHE_DIR.value),
             learning.MAX_BAD_RECORDS.value, learning.say,
         )  # fmt: skip
         told = typing.cast(Told, TOLD.value)
@@ -98,12 +98,13 @@ def main() -> None:
             noise=NOISE.value,
             **figures(cache, embeddings),
             **ddpm.described(records),
+            **learnt.options,
         )
         shown = dataclasses.replace(
             ddpm.pictures(task), labels=captions(), guidance=preview_guidance()
         )
         learning.train(
-            task, ToldRecords(records, embeddings.told()),
+            task, ToldRecords(learnt.records, embeddings.told()),
             learning.flags_text("text_to_image", (*OWN, *ddpm.OWN)), shown,
             ddpm.SAMPLE_EVERY.value,
             loss=functools.partial(task.loss, remat=ddpm.REMAT.value),
@@ -166,12 +167,10 @@ def figures(cache: EmbeddingCache, told_rows: Embeddings) -> Figures:
     """
     told = typing.cast(Told, TOLD.value)
     needed = figures_of(told, SHIFT.value, NOISE.value)
-    begun = learning.WORKDIR.value and pathlib.Path(learning.WORKDIR.value, CONFIG)
-    if begun and begun.is_file():
-        task = runs.open_run(learning.WORKDIR.value)[1].task
-        own = {name: getattr(task, name, ()) for name in needed}
-        if all(own.values()):
-            return typing.cast(Figures, own)
+    task = learning.begun_task()
+    own = {name: getattr(task, name, ()) for name in needed}
+    if task is not None and all(own.values()):
+        return typing.cast(Figures, own)
     modalities = [m for m in MODALITIES if f"{m}_mean" in needed or (needed and m == told)]
     loaded = {m: told_rows if m == told else cache.load(m) for m in modalities}
     good = {modality: found.rows[found.good] for modality, found in loaded.items()}

@@ -52,7 +52,10 @@ class Latents(Space):
         return height // self.factor, width // self.factor, self.channels
 
     def encode(self, keys: Keys, images: Images, autoencoder: Autoencoder | None = None) -> Latent:
-        mean, log_variance = _given(autoencoder).encode(images)
+        return self.drawn(keys, *_given(autoencoder).encode(images))
+
+    def drawn(self, keys: Keys, mean: Latent, log_variance: Latent) -> Latent:
+        """x0, drawn from the posterior with that mean and log-variance."""
         z = mean + jnp.exp(log_variance / 2) * normal(fold_in(keys, DRAW), mean.shape[1:])
         return (z - self.shift_factor) * self.scale_factor
 

@@ -22,6 +22,7 @@ from diffjax.batches import in_batches
 from diffjax.conditions.base import Condition, in_turn
 from diffjax.conditions.none import Unconditional
 from diffjax.data.images import to_uint8
+from diffjax.data.latents import MOMENTS
 from diffjax.display.images import save_film, save_grid
 from diffjax.errors import UserError
 from diffjax.generate import UNGUIDED, Draw, generate, make_draw, times_of
@@ -33,6 +34,7 @@ from diffjax.samplers.base import Sampler
 from diffjax.samplers.ddim import DDIM
 from diffjax.schedules.base import Schedule
 from diffjax.spaces.base import Autoencoder, Latent, Space
+from diffjax.spaces.latents import Latents
 from diffjax.spaces.pixels import Pixels
 from diffjax.spacings.base import Spacing
 from diffjax.tasks.base import Asked, Component, Preview, Samples, Source, Task
@@ -78,6 +80,7 @@ class DenoiserTask(Task):
     learned_variance: bool = False
 
     asks_captions: ClassVar[bool] = False  # whether labels are texts
+    drawing_only: ClassVar[tuple[str, ...]] = (AUTOENCODER,)  # training is told of latents
     specs: ClassVar[dict[str, Any]] = {
         "model": diffjax.models,
         "schedule": diffjax.schedules,
@@ -126,7 +129,8 @@ class DenoiserTask(Task):
 
     @property
     def batch_keys(self) -> tuple[str, ...]:
-        return ("image", *self.condition.batch_keys)
+        own = MOMENTS if self.space.needs_autoencoder else "image"
+        return (own, *self.condition.batch_keys)
 
     def networks(self) -> dict[str, nn.Module]:
         return {DENOISER: self.model}
@@ -144,7 +148,13 @@ class DenoiserTask(Task):
         self, components: Mapping[str, Component], params: Mapping[str, Params], keys: Keys,
         batch: Mapping[str, Array],
     ) -> Mapping[str, Array]:  # fmt: skip
-        """The batch with x0 in place of its images; `params` are data of a compiled step."""
+        """The batch with x0 as its images; `params` are data of a compiled step.
+
+        Latents are drawn from the batch's moments, or where it has images from theirs.
+        """
+        if isinstance(self.space, Latents) and MOMENTS in batch:
+            mean, log_variance = jnp.split(batch[MOMENTS], 2, axis=-1)
+            return {**batch, "image": self.space.drawn(keys, mean, log_variance)}
         stage = None
         if self.space.needs_autoencoder:
             stage = _stage(components[AUTOENCODER].model, params[AUTOENCODER])

@@ -17,7 +17,6 @@ from diffjax.tasks.record_cache import FOLDER, Arrays, CacheFile, images_of, nam
 from diffjax.tasks.text_to_image import Told
 from diffjax.tasks.towers import BATCH, Towers
 
-CACHE = FOLDER / "embeddings"
 FORM = 1  # of the files: another form has other names
 
 
@@ -63,7 +62,7 @@ class EmbeddingCache:
     towers: Towers
     digest: str
     data: Sequence[str]
-    folder: pathlib.Path = CACHE
+    folder: pathlib.Path = FOLDER
     max_bad_records: int = 0
     say: Callable[[str], object] = print
 

@@ -66,7 +66,7 @@ class TextToImage(Diffusion):
     spread: tuple[float, ...] = ()
 
     asks_captions: ClassVar[bool] = True
-    drawing_only: ClassVar[tuple[str, ...]] = (CLIP_TOWERS,)
+    drawing_only: ClassVar[tuple[str, ...]] = (*Diffusion.drawing_only, CLIP_TOWERS)
 
     def __post_init__(self) -> None:
         super().__post_init__()

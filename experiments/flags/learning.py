@@ -1,6 +1,7 @@
 """The flags of the programs that train, and the way from them to trained weights."""
 
 import contextlib
+import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -21,6 +22,7 @@ from diffjax.tasks.base import Component, Task
 from diffjax.training.loop import Plan
 from diffjax.training.parallel import PARALLELISM, on_one_device
 from diffjax.training.processes import joined
+from diffjax.training.run import CONFIG
 from diffjax.training.step import Loss, check_batch
 from experiments.flags import cpu_devices, kinds, specs
 from experiments.start.command import said
@@ -112,6 +114,20 @@ def open_records() -> Records:
 def open_held_out() -> Records:
     """What the data set holds out, in the run's size."""
     return training().open("test", DATA_DIR.value)
+
+
+def data_named() -> tuple[str, str]:
+    """What --dataset and --image_size say, for names of files that depend on the data."""
+    return DATASET.value, str(IMAGE_SIZE.value)
+
+
+def begun_task() -> Task | None:
+    """The task of the run in --workdir; None where no run has begun there."""
+    begun = WORKDIR.value and pathlib.Path(WORKDIR.value, CONFIG)
+    if not begun or not begun.is_file():
+        return None
+    task: Task = runs.open_run(WORKDIR.value)[1].task
+    return task
 
 
 def build_for(
