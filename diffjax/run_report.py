@@ -12,6 +12,7 @@ from diffjax import spec
 from diffjax.display.images import read_film
 from diffjax.display.page import Curve, Page, Picture, save_page
 from diffjax.errors import UserError, listed
+from diffjax.training.journal import HELD_OUT
 from diffjax.training.run import RunFolder
 
 Lines = dict[int, dict[str, float]]  # step -> what was measured, by name
@@ -46,7 +47,7 @@ def read_page(run: RunFolder) -> Page:
     """What the run's files say. Raises UserError where a picture cannot be read."""
     metrics = read_lines(run.path / "metrics.jsonl")
     speed = read_lines(run.path / "speed.jsonl")
-    held_out = read_lines(run.path / "held_out.jsonl")
+    held_out = read_lines(run.path / HELD_OUT)
     pictures = run.pictures()
     flags = _text(run.path / "flags.txt")
     config = _object(run.path / "config.json")

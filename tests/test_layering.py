@@ -119,7 +119,7 @@ def test_only_one_file_names_pmap_and_one_loops_over_sampling_steps():
 
 
 PROGRAMS = {"ablate", "benchmark", "classifier", "clip", "ddpm", "distill", "evaluate", "gan"} | {
-    "report", "sample", "text_to_image", "unet", "upsampling"
+    "latent_diffusion", "report", "sample", "text_to_image", "unet", "upsampling", "vae"
 }  # fmt: skip
 
 

@@ -73,6 +73,13 @@ class Asked:
         if self.batch_size < 1:
             raise UserError(f"batch_size={self.batch_size}: choose 1 or more", option="batch_size")
 
+    def check_plain(self, who: str) -> None:
+        """Raises UserError for what is of no use to a task that draws in one step."""
+        for option in ("labels", "steps", "sampler", "spacing", "guidance", "negative"):
+            # Some may be arrays.
+            if not np.array_equal(getattr(self, option), getattr(Asked(), option)):
+                raise UserError(f"{who} draws in one step and knows no {option}: leave it out")
+
     @property
     def count(self) -> int:
         """How many images. Raises UserError where nothing says."""

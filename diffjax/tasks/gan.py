@@ -16,7 +16,6 @@ from diffjax.batches import in_batches
 from diffjax.data.images import to_uint8
 from diffjax.display.images import save_film, save_grid
 from diffjax.editing.interpolation import slerp
-from diffjax.errors import UserError
 from diffjax.generate import FILM_FRAMES, FILM_IMAGES
 from diffjax.objectives.adversarial import GAMES, adversarial_loss
 from diffjax.randomness import normal, sample_keys
@@ -101,10 +100,7 @@ class GAN(Task):
         self, components: Mapping[str, Component], key: Key[Array, ""], asked: Asked
     ) -> Samples:
         """Images in one step, and no trajectory. Raises UserError for any option but a number."""
-        for option in ("labels", "steps", "sampler", "spacing", "guidance", "negative"):
-            # Some may be arrays.
-            if not np.array_equal(getattr(asked, option), getattr(Asked(), option)):
-                raise UserError(f"a GAN draws in one step and knows no {option}: leave it out")
+        asked.check_plain("a GAN")
         z = latents(self.model, key, asked.count)
         batch_size = min(asked.batch_size, len(z))
         images = jnp.asarray(drawing(self.model)(components[GENERATOR].params, z, batch_size))

@@ -2,8 +2,6 @@
 
 import dataclasses
 import itertools
-import json
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -24,11 +22,10 @@ from diffjax.metrics.retrieval import KS, ranks, recall_at
 from diffjax.objectives.contrastive import Pairs, softmax_loss
 from diffjax.tasks.base import Preview
 from diffjax.tasks.towers import Towers
-from diffjax.training.journal import keep_until
+from diffjax.training.journal import HELD_OUT, add_line
 from diffjax.training.run import RunFolder
 from diffjax.typing import Params
 
-HELD_OUT = "held_out.jsonl"
 MOST = 1000  # pairs that are measured
 LEARNT, NEW = 16, 8  # pairs in the picture: trained on, and held out
 CELL, GAP = 28, 4  # its pixels per pair, and between the two kinds
@@ -102,13 +99,6 @@ def matching_preview(
             )
 
     return show
-
-
-def add_line(path: pathlib.Path, step: int, found: Mapping[str, float]) -> None:
-    """Adds figures to a file of JSON lines, in place of what it has of this step and later ones."""
-    keep_until(path, step - 1)
-    with path.open("a") as file:
-        file.write(json.dumps({"step": step, **found}) + "\n")
 
 
 def drawn(exam: Exam, records: Records, most: int) -> Sample:

@@ -6,7 +6,7 @@ import json
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from diffjax.files import write_text
 from diffjax.training.events import Events
 
 METRICS, SPEED = "metrics.jsonl", "speed.jsonl"
+HELD_OUT = "held_out.jsonl"  # what a preview measures
 
 
 class Log:
@@ -151,6 +152,13 @@ def window_means(window: Sequence[dict[str, float]]) -> dict[str, float | int]:
 def _append(file: IO[str], entry: dict[str, float | int]) -> None:
     file.write(json.dumps(entry) + "\n")
     file.flush()
+
+
+def add_line(path: pathlib.Path, step: int, found: Mapping[str, float]) -> None:
+    """Adds figures to a file of JSON lines, in place of what it has of this step and later ones."""
+    keep_until(path, step - 1)
+    with path.open("a") as file:
+        file.write(json.dumps({"step": step, **found}) + "\n")
 
 
 def keep_until(path: pathlib.Path, step: int) -> None:

@@ -24,11 +24,13 @@ from diffjax.models.clip_vision import CLIPVision
 from diffjax.models.course_unet import CourseUNet
 from diffjax.models.gan.dcgan import DCGAN
 from diffjax.models.unet import UNet
+from diffjax.models.vae import VAE
 from diffjax.runs import RunConfig, Training
 from diffjax.samplers.ddim import DDIM
 from diffjax.schedules.cosine import Cosine
 from diffjax.schedules.monotone import Monotone
 from diffjax.tasks import classifier, denoisers, examined, gan, matching
+from diffjax.tasks.autoencoder import Autoencoding
 from diffjax.tasks.base import Asked, Component, Source, params_of, shapes
 from diffjax.tasks.classifier import Classification
 from diffjax.tasks.contrastive import Contrastive
@@ -73,6 +75,9 @@ TASKS = {
         text=CLIPText(**TOWER, max_position_embeddings=5),
         image_shape=FORM, dim=4, contrast="sigmoid", shift=0.1, words=0.1,
     ),
+    "autoencoder": Autoencoding(
+        model=VAE(sample_size=8, channels=(8,)), image_shape=FORM, likelihood="levels"
+    ),
     "text_to_image": TextToImage(**{
         **DENOISER, "model": NET.clone(num_class_embeds=None, cond_dim=4), "noise": 0.1,
         "condition": Vector(4, drop=0.1), "clip": dataclasses.replace(TEACHER, component="clip"),
@@ -108,6 +113,7 @@ SHOWN = {
     "segmentation": examined.Exam(RECORDS),
     "gan": gan.Pictures(num=3),
     "contrastive": matching.Exam(RECORDS, RECORDS),
+    "autoencoder": examined.Exam(RECORDS),
     "text_to_image": denoisers.Pictures(steps=2, num=3, labels=["a cat", "a dog"], guidance=2.0),
 }
 

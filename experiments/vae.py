@@ -1,0 +1,62 @@
+"""Trains an autoencoder, the first stage of latent diffusion, and measures what it gives back.
+
+python -m experiments.vae --flagfile=experiments/flagfiles/vae_fashion_mnist.flags
+"""
+
+import typing
+
+from absl import flags
+
+import diffjax.models
+from diffjax import spec
+from diffjax.data import Records
+from diffjax.objectives.bound import Likelihood
+from diffjax.tasks.autoencoder import Autoencoding
+from diffjax.tasks.examined import Exam
+from experiments.flags import kinds, learning, presets, specs
+from experiments.start import command
+
+flags.adopt_module_key_flags(learning)
+# What a run is, besides learning.IDENTITY.
+MODEL = specs.define_spec("model", "vae", diffjax.models, "the network: vae, autoencoder_kl or vq")
+LIKELIHOOD = flags.DEFINE_enum(
+    "likelihood", "gaussian", list(typing.get_args(Likelihood)),
+    "what decoded images are the mean of: a normal density of values, or its mass on 256 levels",
+)  # fmt: skip
+BETA = kinds.define_number(
+    "beta", 1.0, "the weight of the latents' cost; 1 is the variational bound", lower_bound=0
+)
+# What is shown of it: free to change when the run is taken up again.
+EVAL_EVERY = kinds.define_integer("eval_every", 500, "steps to held-out figures", lower_bound=1)
+OWN = (MODEL, LIKELIHOOD, BETA, EVAL_EVERY)
+presets.define_preset(
+    smoke={
+        "batch_size": 16, "steps": 40, "log_every": 10, "checkpoint_every": 40, "eval_every": 20
+    }
+)  # fmt: skip
+
+
+def main() -> None:
+    with learning.processes():
+        records = learning.open_records()
+        task = describe(records)
+        exam = Exam(learning.open_held_out(), learning.say, learning.SEED.value)
+        text = learning.flags_text("vae", OWN)
+        learning.train(task, records, text, exam, EVAL_EVERY.value)
+
+
+def describe(records: Records) -> Autoencoding:
+    """This run's task: the flags, and what follows from the data."""
+    height, width, channels = records.image_shape
+    size = height if height == width else (height, width)
+    filled = {"sample_size": size, "in_channels": channels, "out_channels": channels}
+    return Autoencoding(
+        model=spec.build(MODEL.value, diffjax.models, filled),
+        image_shape=records.image_shape,
+        likelihood=typing.cast(Likelihood, LIKELIHOOD.value),
+        beta=BETA.value,
+    )
+
+
+if __name__ == "__main__":
+    command.run(main)
