@@ -28,7 +28,7 @@ ALLOWED = {
     "text": "errors",
     "deconvolution": "",
     "display": "files",
-    "metrics": "batches checksum errors interop models typing",
+    "metrics": "batches checksum errors interop models third_party typing",
     "process": "errors schedules typing",
     "guidance": "conditions errors process schedules typing",
     "samplers": "errors process randomness schedules spacings spec typing",

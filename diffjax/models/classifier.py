@@ -38,13 +38,18 @@ class Classifier(nn.Module):
     ) -> tuple[Float[Array, "B K"], Float[Array, "B F"]]:
         """Logits of num_classes, and num_features features, at least 0; dropout only in training.
 
-        The weights fit images of one size.
+        The weights fit images of one size. The collection `intermediates` holds `layers`, the
+        outputs of the stem and of each level, at least 0.
         """
         x = nn.relu(Conv3x3(self.stem, kernel_init=he)(images))
-        for i, channels in enumerate(self.channels):
-            x = Conv3x3(channels, kernel_init=he)(_halved(self._activated(x) if i else x))
+        layers = [x]
+        for channels in self.channels:
+            x = Conv3x3(channels, kernel_init=he)(_halved(x))
             x = x + Conv3x3(channels, kernel_init=he)(self._activated(x))
-        x = self._activated(x).reshape(len(x), -1)
+            x = self._activated(x)
+            layers.append(x)
+        self.sow("intermediates", "layers", layers)
+        x = x.reshape(len(x), -1)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         features = nn.relu(nn.Dense(self.num_features, kernel_init=he)(x))
         return nn.Dense(self.num_classes)(features), features
