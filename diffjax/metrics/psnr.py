@@ -12,5 +12,9 @@ def psnr(
     `span` is the truth's whole range, 2 for images in [-1, 1]. The mean is over all that is given;
     infinite for equal images.
     """
-    error = np.mean((images.astype(np.float64) - truth) ** 2)
+    return decibels(float(np.mean((images.astype(np.float64) - truth) ** 2)), span)
+
+
+def decibels(error: float, span: float | int = 2) -> float:
+    """The peak signal-to-noise ratio of a mean squared error; infinite for 0."""
     return float("inf") if error == 0 else float(10 * np.log10(span**2 / error))
