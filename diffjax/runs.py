@@ -21,10 +21,12 @@ from diffjax.errors import UserError, listed
 from diffjax.guidance.plan import Guidance
 from diffjax.interop import load_unet2d
 from diffjax.interop.safetensors import read_json
+from diffjax.metrics.lpips import DISTANCES, NETWORKS, load_lpips
 from diffjax.models.stateful import merge_state, split_state
 from diffjax.samplers.base import Sampler
 from diffjax.spacings.base import Spacing
 from diffjax.tasks.base import Asked, Component, Samples, Source, Task, params_of, shapes
+from diffjax.tasks.classifier import CLASSIFIER
 from diffjax.tasks.contrastive import Contrastive
 from diffjax.tasks.denoisers import DENOISER
 from diffjax.tasks.towers import CLIP_TOWERS, Towers, towers_of_files
@@ -33,6 +35,7 @@ from diffjax.training.run import CONFIG, RunFolder, as_text, flat
 from diffjax.typing import Images, Params
 
 T = TypeVar("T", bound=Task)
+LPIPS = "lpips"  # the component of a file of LPIPS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,6 +244,14 @@ def source_of(folder: str | os.PathLike[str], component: str) -> Source:
     return Source(path, component, checksum(_component(path, component).params))
 
 
+def features_of(path: str | os.PathLike[str]) -> Source:
+    """A network whose layers compare images, as a source: a classifier's run, or a file of LPIPS.
+
+    Raises UserError for what is neither.
+    """
+    return source_of(path, CLASSIFIER if pathlib.Path(path).expanduser().is_dir() else LPIPS)
+
+
 def is_run(path: str | os.PathLike[str]) -> bool:
     """Whether it is a run's folder, and not one with weights of another library."""
     config = pathlib.Path(path).expanduser() / CONFIG
@@ -262,6 +273,10 @@ def load_towers(path: str | os.PathLike[str]) -> Towers:
 def _component(path: str, name: str) -> Component:
     if name == CLIP_TOWERS:
         return load_towers(path)
+    if name == LPIPS:
+        distance, params = load_lpips(path)
+        network = next(NETWORKS[each] for each, own in DISTANCES.items() if own is distance)
+        return Component(network, params)
     config = pathlib.Path(path).expanduser() / CONFIG
     if config.is_file() and "_class_name" in read_json(config):
         if name != DENOISER:

@@ -8,7 +8,7 @@ import typing
 from absl import flags
 
 import diffjax.models
-from diffjax import spec
+from diffjax import runs, spec
 from diffjax.data import Records
 from diffjax.objectives.bound import Likelihood
 from diffjax.tasks.autoencoder import Autoencoding
@@ -26,9 +26,16 @@ LIKELIHOOD = flags.DEFINE_enum(
 BETA = kinds.define_number(
     "beta", 1.0, "the weight of the latents' cost; 1 is the variational bound", lower_bound=0
 )
+PERCEPTUAL = kinds.define_number(
+    "perceptual", 0.0, "the weight of a distance in the layers of --features; 0 is none", 0
+)
+FEATURES = kinds.define_path(
+    "features", None,
+    "with --perceptual: a file of AlexNet or VGG16 for LPIPS, or a run of experiments.classifier",
+)  # fmt: skip
 # What is shown of it: free to change when the run is taken up again.
 EVAL_EVERY = kinds.define_integer("eval_every", 500, "steps to held-out figures", lower_bound=1)
-OWN = (MODEL, LIKELIHOOD, BETA, EVAL_EVERY)
+OWN = (MODEL, LIKELIHOOD, BETA, PERCEPTUAL, FEATURES, EVAL_EVERY)
 presets.define_preset(
     smoke={
         "batch_size": 16, "steps": 40, "log_every": 10, "checkpoint_every": 40, "eval_every": 20
@@ -55,6 +62,8 @@ def describe(records: Records) -> Autoencoding:
         image_shape=records.image_shape,
         likelihood=typing.cast(Likelihood, LIKELIHOOD.value),
         beta=BETA.value,
+        perceptual=PERCEPTUAL.value,
+        features=FEATURES.value and runs.features_of(FEATURES.value),
     )
 
 

@@ -19,10 +19,12 @@ from diffjax.data.images import to_uint8
 from diffjax.display.images import grid, save_grid
 from diffjax.errors import UserError
 from diffjax.files import write_whole
+from diffjax.metrics.lpips import DISTANCES, NETWORKS, Distance, classifier_distance
 from diffjax.metrics.psnr import psnr
+from diffjax.models.classifier import Classifier
 from diffjax.objectives.bound import LIKELIHOODS, Coded, Likelihood, Weights, bound_loss, kl_to_unit
 from diffjax.randomness import fold_in, normal, sample_keys
-from diffjax.tasks.base import Asked, Component, Preview, Samples, Task
+from diffjax.tasks.base import Asked, Component, Preview, Samples, Source, Task
 from diffjax.tasks.denoisers import AUTOENCODER
 from diffjax.tasks.examined import of_tenths, read_held_out
 from diffjax.training.journal import HELD_OUT, add_line
@@ -36,6 +38,8 @@ NOISE = "decoder_noise"
 DRAW = 6  # folded into a sample's key: the draw of its latents
 START = 0.2  # the decoder's standard deviation before training, in images from -1 to 1
 BATCH = 32  # images at a time where nothing is learnt
+FEATURES = "features"
+SMALLEST = 64  # pixels: LPIPS was fitted to patches of this size
 PLANE = 15  # images on a side of the latent plane
 PLANE_FILE = "latent_plane.png"
 Latent = Float[Array, "B h w c"]
@@ -62,15 +66,20 @@ class Autoencoding(Task):
     """Images to latents and back, by the variational bound.
 
     model: a network with `encode` and `decode`. likelihood: of images' values, or of their 256
-    levels. beta: the weight of the latents' KL from N(0, I); 1 is the bound. Raises UserError for a
-    network that does not encode.
+    levels. beta: the weight of the latents' KL from N(0, I); 1 is the bound. perceptual: the weight
+    of a distance of decoded images and images in the layers of a network, `features`: AlexNet or
+    VGG16 (LPIPS), or a classifier of these images. Raises UserError for a network that does not
+    encode, and for one of the two without the other.
     """
 
     model: Any  # checked
     image_shape: tuple[int, int, int]
     likelihood: Likelihood = "gaussian"
     beta: float = 1.0
+    perceptual: float = 0.0
+    features: Source | None = None
 
+    training_only: ClassVar[tuple[str, ...]] = (FEATURES,)
     specs: ClassVar[dict[str, Any]] = {"model": diffjax.models}
 
     def __post_init__(self) -> None:
@@ -78,6 +87,11 @@ class Autoencoding(Task):
             raise UserError(
                 f"{spec.render(self.model)} is no autoencoder: choose vae, autoencoder_kl or vq",
                 option="model",
+            )
+        if (self.perceptual > 0) != (self.features is not None):
+            raise UserError(
+                f"perceptual={self.perceptual}: give features and a weight above 0, or neither",
+                option="perceptual",
             )
 
     @property
@@ -106,12 +120,15 @@ class Autoencoding(Task):
         }
 
     def loss(self, frozen: Mapping[str, Component]) -> Loss:
+        far = distance_in(frozen[FEATURES].model) if self.features else None
+
         def function(params: Any, given: Any, keys: Any, batch: Any, gather: Any) -> Any:
             coded = self.coded(params[AUTOENCODER], keys, batch["image"])
             decoded = decode(self.model, params[AUTOENCODER], coded.z)
             return bound_loss(
                 batch["image"], decoded, coded, params[NOISE]["log_std"], self.likelihood,
-                Weights(self.beta),
+                Weights(self.beta, self.perceptual),
+                far and functools.partial(far, given[FEATURES]),
             )  # fmt: skip
 
         return Loss(function)
@@ -183,6 +200,23 @@ class Autoencoding(Task):
         z = self.prior(key, asked.count)
         images = jnp.asarray(self.decoded(components[AUTOENCODER].params, z))
         return Samples(images, images[None])
+
+
+def distance_in(network: nn.Module) -> Distance:
+    """(params, images, images) -> the distance of each pair in the network's layers.
+
+    Images that are too small for LPIPS are enlarged by a whole factor.
+    """
+    if isinstance(network, Classifier):
+        return classifier_distance(network.apply)
+    far = next(DISTANCES[name] for name, own in NETWORKS.items() if own == network)
+
+    def enlarged(params: Params, a: Images, b: Images) -> Float[Array, "B"]:
+        zoom = -(-SMALLEST // min(a.shape[1:3]))
+        a, b = (x.repeat(zoom, axis=1).repeat(zoom, axis=2) for x in (a, b))
+        return far(params, a, b)
+
+    return enlarged
 
 
 def encode(model: Any, params: Params, images: Images) -> tuple[Latent, Latent]:
