@@ -1,4 +1,4 @@
-"""The U-Nets of Stable Diffusion as their config.json files describe them."""
+"""The networks of Stable Diffusion as their config.json files describe them."""
 
 SD15 = {
     "sample_size": 64,
@@ -26,9 +26,17 @@ SDXL = {
     "addition_time_embed_dim": 256,
     "projection_class_embeddings_input_dim": 2816,
 }
-# Their parameters, and the tensors that hold them.
+# The U-Nets' parameters, and the tensors that hold them.
 SIZES = {
     "sd15": (SD15, 859_520_964, 686),
     "sd21": (SD21, 865_910_724, 686),
     "sdxl": (SDXL, 2_567_463_684, 1_680),
+}
+# The first stage of Stable Diffusion 1 and 2; other releases change the notes and the last options.
+VAE = {
+    "sample_size": 512,
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
 }

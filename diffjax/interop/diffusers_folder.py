@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import jax
+import numpy as np
 from flax import linen as nn
 
 import diffjax.models
@@ -62,7 +63,7 @@ def load(folder: str | os.PathLike[str], form: Form[Model]) -> tuple[Model, Para
         raise UserError(f"{folder} is a whole pipeline: load {part}")
     model = _read_config(folder / CONFIG, form)
     path = weights_file(folder, WEIGHTS)
-    tensors = {_new_name(name): value for name, value in read(path).items()}
+    tensors = dict(_renewed(name, value) for name, value in read(path).items())
     return model, to_tree(str(path), tensors, slots_of(model, form), form.network)
 
 
@@ -114,7 +115,13 @@ def slots_of(model: Model, form: Form[Model]) -> dict[str, Slot]:
     return slots(tree["params"], LISTS)
 
 
-def _new_name(name: str) -> str:
+def _renewed(name: str, value: np.ndarray) -> tuple[str, np.ndarray]:
+    """A tensor as today's releases save it: attention of old ones may be convolutions of 1x1."""
     old = "|".join(OLD_NAMES)
-    pattern = rf"(?<=attentions\.)(\d+)\.({old})(?=\.)"
-    return re.sub(pattern, lambda match: f"{match[1]}.{OLD_NAMES[match[2]]}", name)
+    found = re.fullmatch(rf"(.*\battentions\.\d+\.)({old})(\..*)", name)
+    if found:
+        name = f"{found[1]}{OLD_NAMES[found[2]]}{found[3]}"
+    of_attention = re.search(r"\battentions\.\d+\.to_(q|k|v|out\.0)\.weight$", name)
+    if of_attention and value.shape[2:] == (1, 1):
+        value = value[:, :, 0, 0]
+    return name, value

@@ -172,9 +172,10 @@ def _has_flash_kernel(q: Float[Array, "B N T D"], k: Float[Array, "B N S D"]) ->
 class ResnetBlock(nn.Module):
     """Two normalised convolutions, the embedding between, added to their input (Ho et al. 2020).
 
-    `emb` comes activated. `scale_shift` modulates the second norm instead of adding before it
-    (ADM's AdaGN). `resample` acts on both branches, after the first activation. The shortcut is a
-    1x1 convolution where channels change or `project` is set. The sum is divided by `out_scale`.
+    `emb` comes activated; None leaves it out, as autoencoders do. `scale_shift` modulates the
+    second norm instead of adding before it (ADM's AdaGN). `resample` acts on both branches, after
+    the first activation. The shortcut is a 1x1 convolution where channels change or `project` is
+    set. The sum is divided by `out_scale`.
     """
 
     channels: int
@@ -191,25 +192,30 @@ class ResnetBlock(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: Images, emb: Embedding) -> Resized:
+    def __call__(self, x: Images, emb: Embedding | None) -> Resized:
         h = GroupNorm(self.groups_in, self.eps, self.dtype, name="norm1")(x)
         h = self.activation(h)
         if self.resample is not None:
             x, h = self.resample(x), self.resample(h)
         h = Conv3x3(self.channels, dtype=self.dtype, name="conv1")(h)
-        width = 2 * self.channels if self.scale_shift else self.channels
-        shift = Dense(width, dtype=self.dtype, name="time_emb_proj")(emb)[:, None, None]
-        norm2 = GroupNorm(self.groups_out, self.eps, self.dtype, name="norm2")
-        if self.scale_shift:
-            scale, shift = jnp.split(shift, 2, axis=-1)
-            h = norm2(h) * (1 + scale) + shift
-        else:
-            h = norm2(h + shift)
-        h = nn.Dropout(self.dropout, deterministic=not self.train)(self.activation(h))
+        h = self.activation(self._normalise_again(h, emb))
+        h = nn.Dropout(self.dropout, deterministic=not self.train)(h)
         h = Conv3x3(self.channels, dtype=self.dtype, kernel_init=zeros, name="conv2")(h)
         if self.project or x.shape[-1] != self.channels:
             x = Conv1x1(self.channels, dtype=self.dtype, name="conv_shortcut")(x)
         return (x + h) / self.out_scale
+
+    def _normalise_again(self, h: Resized, emb: Embedding | None) -> Resized:
+        """The second norm, with the embedding where there is one."""
+        norm2 = GroupNorm(self.groups_out, self.eps, self.dtype, name="norm2")
+        if emb is None:
+            return norm2(h)
+        width = 2 * self.channels if self.scale_shift else self.channels
+        shift = Dense(width, dtype=self.dtype, name="time_emb_proj")(emb)[:, None, None]
+        if not self.scale_shift:
+            return norm2(h + shift)
+        scale, shift = jnp.split(shift, 2, axis=-1)
+        return norm2(h) * (1 + scale) + shift
 
 
 class Downsample(nn.Module):

@@ -112,7 +112,7 @@ class MidBlock(nn.Module):
     attention: Part
 
     @nn.compact
-    def __call__(self, x: Images, emb: Embedding) -> Resized:
+    def __call__(self, x: Images, emb: Embedding | None) -> Resized:
         resnet = self.level.residual(self.resnet)
         x = resnet(name="resnets_0")(x, emb)
         if self.level.head_dim is not None:

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from jax import Array
 from jaxtyping import Float, Num
 
@@ -74,12 +75,17 @@ def check_choices(
             raise UserError(f"{spec_of(net)} has no {name} {value!r}: choose one of {shown}")
 
 
-def check_numbers(net: Any, positive: Collection[str]) -> None:
-    """Refuses numbers out of range, one by one; those called `positive` may be tuples or None."""
-    for name in positive:
+def check_positive(net: Any, names: Collection[str]) -> None:
+    """Refuses numbers that are not above 0; an option may be a tuple of numbers, or None."""
+    for name in names:
         value = getattr(net, name)
         if any(number is not None and not number > 0 for number in _numbers(value)):
             raise UserError(f"{spec_of(net)}({name}={value}): {name} must be above 0")
+
+
+def check_numbers(net: Any, positive: Collection[str]) -> None:
+    """Refuses numbers out of range, one by one; those called `positive` may be tuples or None."""
+    check_positive(net, positive)
     if not 0 <= net.dropout < 1:
         raise UserError(f"{spec_of(net)}(dropout={net.dropout}): dropout must be from 0 to below 1")
     padding = net.downsample_padding
@@ -206,12 +212,14 @@ def check_division(net: Any, block: str, channels: int, groups: int) -> None:
         )
 
 
-def check_images(net: Any, x: Images) -> None:
+def check_images(
+    net: Any, x: Images | Float[np.ndarray, "B H W C"], network: str = "U-Net"
+) -> None:
     """Refuses images of other channels, or that cannot be halved as often as there are levels."""
     height, width, channels = x.shape[1:]
     if channels != net.in_channels:
         raise UserError(
-            f"images have {channels} channels, the U-Net takes {net.in_channels}: "
+            f"images have {channels} channels, the {network} takes {net.in_channels}: "
             f"set in_channels={channels}"
         )
     factor = 2 ** (len(net.block_out_channels) - 1)
