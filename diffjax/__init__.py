@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from diffjax.process import Process
     from diffjax.randomness import sample_keys
     from diffjax.runs import Run, load, load_towers
+    from diffjax.tiling import decode_tiled, encode_tiled
 
 __all__ = [
     "Process",
@@ -51,7 +52,9 @@ __all__ = [
     "UserError",
     "conditions",
     "data",
+    "decode_tiled",
     "editing",
+    "encode_tiled",
     "guidance",
     "likelihood",
     "load",
@@ -85,6 +88,8 @@ _MODULES = {
     "Process": "process",
     "Run": "runs",
     "UserError": "errors",
+    "decode_tiled": "tiling",
+    "encode_tiled": "tiling",
     "load": "runs",
     "load_autoencoder_kl": "interop",
     "load_clip": "interop",

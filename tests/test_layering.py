@@ -44,6 +44,7 @@ ALLOWED = {
     " typing",
     "editing": "arrays data errors generate guidance process randomness samplers schedules spacings"
     " typing",
+    "tiling": "batches errors models typing",
     "training": "devices errors files models randomness typing",
     "interop": "arrays data errors files models spec text third_party typing",
     "tasks": "batches conditions data display editing errors files generate guidance interop"
