@@ -57,6 +57,9 @@ PAPERS = {
     "truncated_snr": lambda t: np.maximum(flow(t)[0], 1),
     "edm": lambda t: karras(flow(t)[0], 0.5),
     "edm(sigma_data=0.2)": lambda t: karras(flow(t)[0], 0.2),
+    # Li & He 2025, with 1 - t for their t.
+    "velocity": lambda t: 1 / np.maximum(t, 0.05) ** 2,
+    "velocity(least_sigma=0.0)": lambda t: 1 / t**2,
     # Hoogeboom et al. 2024 write it so, exp(bias) sigmoid(log_snr - bias) of x0.
     "sigmoid(bias=-1)": lambda t: np.exp(-1) * expit(np.log(flow(t)[0]) + 1) * flow(t)[1],
     # Kingma et al. 2021, eq. 13: -1/2 dSNR/dt of x0, and dSNR = SNR dlog_snr.
@@ -82,6 +85,18 @@ def test_simple_is_one_of_whatever_is_predicted(target):
     simple = spec.build("simple", diffjax.weightings)
     weight = simple.of_target(Process(Cosine(), target), jnp.asarray(TIMES))
     np.testing.assert_array_equal(weight, 1)
+
+
+def test_velocity_of_x0_is_jits_loss():
+    """Their z = t x + (1 - t) e and v = (x - z) / (1 - t), with what is predicted for x."""
+    rng, process = np.random.default_rng(0), Process(Flow(), "x0")
+    x, e, said = rng.normal(size=(3, 5, 4, 4, 1))
+    clean = (1 - TIMES).reshape(5, 1, 1, 1)
+    z = clean * x + (1 - clean) * e
+    error = ((x - z) - (said - z)) / np.maximum(1 - clean, 0.05)
+    weight = spec.build("velocity", diffjax.weightings).of_target(process, jnp.asarray(TIMES))
+    found = np.asarray(weight) * ((x - said) ** 2).mean((1, 2, 3))
+    np.testing.assert_allclose(found, (error**2).mean((1, 2, 3)), rtol=1e-4)
 
 
 @pytest.mark.parametrize("schedule", [Linear(), Flow(shift=2.0), EDM()], ids=spec.render)
@@ -144,6 +159,7 @@ def test_rate_of_a_table_is_its_differences():
         ("p2(k=0.0)", "k > 0"),
         ("p2(gamma=-1.0)", "gamma >= 0"),
         ("edm(sigma_data=-1.0)", "above 0"),
+        ("velocity(least_sigma=1.0)", "up to, but not, 1"),
         ("min_snar", "did you mean 'min_snr'"),
     ],
 )
