@@ -198,14 +198,15 @@ def fitted_model(
     """The network of --model, fitted to x0 of this shape; `told`: options of what it is told."""
     height, width, channels = shape
     out_channels = 2 * channels if LEARNED_VARIANCE.value else channels
+    classes = asked_classes(records)
     defaults: dict[str, Any] = {
+        "num_class_embeds": classes,
+        "num_embeds_ada_norm": classes,  # of a DiT: None leaves classes out
         "sample_size": height if height == width else (height, width),
         "in_channels": channels,
         "out_channels": out_channels,
         **(told or {}),
     }
-    if classes := asked_classes(records):
-        defaults["num_class_embeds"] = classes
     if COURSE_COMPAT.value:
         defaults["time_scale"] = schedule_steps()
     model = spec.build(MODEL.value, diffjax.models, defaults)
@@ -244,7 +245,7 @@ def condition_of(model: Backbone, records: Records) -> Condition:
         )
     if classes and classes != records.num_classes:
         raise UserError(
-            f"--model has num_class_embeds={classes}, but {learning.DATASET.value} has "
+            f"--model has {classes} classes, but {learning.DATASET.value} has "
             f"{records.num_classes or 'no'} classes: leave it out, and pass "
             f"--num_classes={kinds.DATA if records.num_classes else 0}"
         )

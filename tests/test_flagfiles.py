@@ -26,7 +26,7 @@ def of_program(*names):
 
 # Of experiments.text_to_image, whose network's condition has the size of a CLIP's embedding.
 TOLD = of_program("text_to_image", "course_05")
-DDPM = [path for path in of_program("ddpm", "course", "assessment") if path not in TOLD]
+DDPM = [path for path in of_program("ddpm", "course", "assessment", "jit") if path not in TOLD]
 
 
 @pytest.fixture(params=DDPM, ids=lambda p: p.stem)
@@ -43,15 +43,12 @@ def values(request):
 def test_builds_and_evaluates(values):
     spec.build(values["dataset"], diffjax.data)
     spec.build(values["sampler"], diffjax.samplers)
-    model = spec.build(values["model"], diffjax.models)
     Process(spec.build(values["schedule"], diffjax.schedules), values["target"])
     size, channels = (32, 3) if "cifar10" in values["dataset"] else (values["image_size"] or 28, 1)
-    x, t = jnp.zeros((2, size, size, channels)), jnp.zeros((2,))
-    labels = () if model.num_class_embeds is None else (jnp.zeros((2,), jnp.int32),)
-    model = model.clone(in_channels=channels, out_channels=channels, sample_size=size)
-    out, _ = jax.eval_shape(
-        lambda key: model.init_with_output(key, x, t, *labels), jax.random.key(0)
-    )
+    fits = {"in_channels": channels, "out_channels": channels, "sample_size": size}
+    model = spec.build(values["model"], diffjax.models, fits)
+    x, t, cond = jnp.zeros((2, size, size, channels)), jnp.zeros((2,)), model.takes().example(2)
+    out, _ = jax.eval_shape(lambda key: model.init_with_output(key, x, t, cond), jax.random.key(0))
     assert out.shape == x.shape
 
 

@@ -23,7 +23,7 @@ from diffjax.typing import Params
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 DTYPE = "_diffjax_dtype"  # an option of ours; diffusers passes over names that begin with _
 # How it is computed, what it takes here alone, and what Linen adds: no options of diffusers.
-OURS = {"dtype", "remat", "cond_dim", "parent", "name"}
+OURS = {"dtype", "remat", "cond_dim", "bottleneck_dim", "parent", "name"}
 # Where torch counts modules in a list, Linen counts in the name.
 LISTS = (
     "down_blocks|up_blocks|resnets|attentions|downsamplers|upsamplers|to_out|transformer_blocks|net"
@@ -43,6 +43,7 @@ class Form(Generic[Model]):
     inputs: Callable[[Model], tuple[Any, ...]]  # shapes of what is given to `init` after the key
     fixed: Mapping[str, object] = field(default_factory=dict)  # options with one value alone
     subfolder: str = "unet"  # of a pipeline
+    old_names: tuple[str, ...] = ()  # of the same class in older folders
 
     @property
     def options(self) -> set[str]:
@@ -81,7 +82,7 @@ def save(model: Model, params: Params, folder: str | os.PathLike[str], form: For
 
 def _read_config(path: Path, form: Form[Model]) -> Model:
     config = read_json(path)
-    if config.get("_class_name") != form.name:
+    if config.get("_class_name") not in (form.name, *form.old_names):
         raise UserError(f"{path} is of a {config.get('_class_name')}, not a {form.name}")
     options = {name: value for name, value in config.items() if not name.startswith("_")}
     for name in sorted(options.keys() - form.options):

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 
 from diffjax.models.layers import (
     ACTIVATIONS,
+    Activation,
     Conv1x1,
     Dense,
     GroupNorm,
@@ -26,6 +27,14 @@ LAYER_EPS = 1e-5
 Tokens = Float[Array, "B L E"]
 Mask = Bool[Array, "B L"]
 Pixels = Float[Array, "B T C"]
+
+# How a feed-forward layer is activated, and whether that gates another layer (Shazeer 2020).
+WIDENINGS: dict[str, tuple[Activation, bool]] = {
+    "gelu": (ACTIVATIONS["gelu"], False),
+    "gelu-approximate": (partial(nn.gelu, approximate=True), False),
+    "geglu": (ACTIVATIONS["gelu"], True),
+    "swiglu": (nn.silu, True),
+}
 
 
 class SpatialTransformer(nn.Module):
@@ -79,36 +88,46 @@ class CrossAttention(nn.Module):
 
     head_dim: int
     dtype: str
+    bias: bool = False  # of queries, keys and values
 
     @nn.compact
     def __call__(
         self, h: Pixels, to: Float[Array, "B S E"], mask: Bool[Array, "B S"] | None
     ) -> Pixels:
         channels = h.shape[-1]
-        inward = partial(Dense, channels, use_bias=False, dtype=self.dtype)
+        inward = partial(Dense, channels, use_bias=self.bias, dtype=self.dtype)
         q, k, v = inward(name="to_q")(h), inward(name="to_k")(to), inward(name="to_v")(to)
         h = attend_by_heads(q, k, v, self.head_dim, mask)
         return Dense(channels, dtype=self.dtype, name="to_out_0")(h)
 
 
 class FeedForward(nn.Module):
-    """Four times the width, gated, and back."""
+    """Four times the width, activated by one of WIDENINGS, and back."""
 
     dtype: str
+    activation: str = "geglu"
+    dropout: float | int = 0.0
+    train: bool = False
 
     @nn.compact
     def __call__(self, h: Pixels) -> Pixels:
-        wide = GEGLU(4 * h.shape[-1], self.dtype, name="net_0")(h)
+        wide = Widening(4 * h.shape[-1], self.activation, self.dtype, name="net_0")(h)
+        wide = nn.Dropout(self.dropout, deterministic=not self.train)(wide)
         return Dense(h.shape[-1], dtype=self.dtype, name="net_2")(wide)
 
 
-class GEGLU(nn.Module):
-    """A dense layer times the GELU of another; the gate is the second half (Shazeer 2020)."""
+class Widening(nn.Module):
+    """A dense layer, activated; or times another that is. The gate is the second half."""
 
     width: int
+    activation: str
     dtype: str
 
     @nn.compact
     def __call__(self, h: Pixels) -> Float[Array, "B T D"]:
-        h, gate = jnp.split(Dense(2 * self.width, dtype=self.dtype, name="proj")(h), 2, axis=-1)
-        return h * ACTIVATIONS["gelu"](gate)
+        activate, gated = WIDENINGS[self.activation]
+        h = Dense((1 + gated) * self.width, dtype=self.dtype, name="proj")(h)
+        if not gated:
+            return activate(h)
+        h, gate = jnp.split(h, 2, axis=-1)
+        return h * activate(gate)

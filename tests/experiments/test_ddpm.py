@@ -262,7 +262,7 @@ def test_continuous_bound_has_times_of_its_own(loss_of):
         (("--cond_drop=0.1",), "num_class_embeds"),
         ((CONDITIONAL, "--cond_drop=1"), "cond_drop=1.0"),
         ((CONDITIONAL, "--num_classes=9"), "--model takes 10 classes"),
-        (("--num_classes=9",), "has num_class_embeds=9, but embedded has 10"),
+        (("--num_classes=9",), "has 9 classes, but embedded has 10"),
         (("--loss=vlb", "--huber=0.1"), r"choose loss denoising or hybrid \(--huber\)"),
         (("--loss=vlb", "--weighting=min_snr"), r"denoising or hybrid \(--weighting\)"),
         (("--loss=vlb", "--offset_noise=0.1"), r"choose loss denoising \(--offset_noise\)"),
