@@ -13,6 +13,6 @@ def randomised(model: Any) -> Any:
     for name, weight in model.named_parameters():
         shape = tuple(weight.shape)
         value = rng.normal(size=shape) * (np.prod(shape[1:]) ** -0.5 if len(shape) > 1 else 0.3)
-        value += 1 if "norm" in name and name.endswith("weight") else 0
+        value += len(shape) == 1 and "norm" in name and name.endswith("weight")
         weight.data = torch.tensor(value, dtype=torch.float32)
     return model.eval()
