@@ -11,6 +11,7 @@ import diffjax.schedules
 from diffjax import spec
 from diffjax.errors import UserError
 from diffjax.models.course_unet import CourseUNet
+from diffjax.models.dit import DiT
 from diffjax.models.unet import UNet
 from diffjax.process import LEAST_SIGMA, Process
 from diffjax.schedules.cosine import Cosine
@@ -29,6 +30,11 @@ def network(kind):
     """A tiny network of a time embedding, and a compiled (params, t) -> output."""
     if kind.startswith("course"):
         model = CourseUNet(channels=(4, 4, 4), groups=(4, 4), time_embedding=kind[7:])
+    elif kind == "transformer":
+        model = DiT(
+            num_attention_heads=2, attention_head_dim=4, num_layers=1, in_channels=1, sample_size=4,
+            num_embeds_ada_norm=None,
+        )  # fmt: skip
     else:
         model = UNet(
             in_channels=1, out_channels=1, block_out_channels=(8,), layers_per_block=1,
@@ -49,7 +55,10 @@ def network(kind):
     )
 
 
-KINDS = ["positional", "fourier", "learned", "course_sinusoidal", "course_fourier", "course_raw"]
+KINDS = [
+    "positional", "fourier", "learned", "course_sinusoidal", "course_fourier", "course_raw",
+    "transformer",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)

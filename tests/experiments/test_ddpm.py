@@ -15,6 +15,7 @@ from PIL import Image
 from programs import RUN_FLAGS, TINY, check_refused, program
 
 from diffjax.conditions.label import Label
+from diffjax.conditions.none import Unconditional
 from diffjax.data.embedded import CLASS_NAMES
 from diffjax.errors import UserError
 from diffjax.runs import RunConfig, load, open_run
@@ -241,6 +242,19 @@ def test_classes_are_the_networks_or_the_flags(loss_of):
     assert by_data.condition == Label(10, names=tuple("abcdefghij"))
     dropped, _ = loss_of("--num_classes=10", "--cond_drop=0.1")
     assert "num_class_embeds=11" in render(dropped.model), "one more for no class"
+
+
+def test_a_transformer_has_the_classes_that_are_asked_for(loss_of):
+    network = "--model=dit(num_layers=1,attention_head_dim=4,patch_size=4)"
+    plain, _ = loss_of(network)
+    assert plain.condition == Unconditional()
+    assert plain.model.num_embeds_ada_norm is None
+    told, _ = loss_of(network, "--num_classes=data", "--cond_drop=0.1")
+    assert told.condition == Label(10, names=tuple("abcdefghij"), drop=0.1)
+    assert told.model == plain.model.clone(num_embeds_ada_norm=10)
+    assert (told.model.sample_size, told.model.in_channels, told.model.out_channels) == (28, 1, 1)
+    with pytest.raises(UserError, match="--model has 1000 classes, but embedded has 10"):
+        loss_of("--model=dit(num_embeds_ada_norm=1000,patch_size=4)")
 
 
 def test_sigma_data_is_the_weightings_too(loss_of):
