@@ -24,7 +24,8 @@ from jax import lax
 from diffjax.typing import Params
 
 STATISTICS = "batch_stats"  # as Linen names the collection
-COLLECTIONS = (STATISTICS,)  # the names of Linen collections that are model state
+CODEBOOK = "codebook"  # the usage of codes (diffjax/models/quantisers/ema.py)
+COLLECTIONS = (STATISTICS, CODEBOOK)  # the names of Linen collections that are model state
 Path = tuple[str, ...]  # () for a tree of one network, else (component,)
 
 
