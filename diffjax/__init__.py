@@ -37,11 +37,13 @@ if TYPE_CHECKING:
         load_tokenizer,
         load_unet2d,
         load_unet2d_condition,
+        load_vq_model,
         save_autoencoder_kl,
         save_clip,
         save_dit,
         save_unet2d,
         save_unet2d_condition,
+        save_vq_model,
     )
     from diffjax.process import Process
     from diffjax.randomness import sample_keys
@@ -68,6 +70,7 @@ __all__ = [
     "load_towers",
     "load_unet2d",
     "load_unet2d_condition",
+    "load_vq_model",
     "losses",
     "metrics",
     "models",
@@ -79,6 +82,7 @@ __all__ = [
     "save_dit",
     "save_unet2d",
     "save_unet2d_condition",
+    "save_vq_model",
     "schedules",
     "spaces",
     "spacings",
@@ -103,6 +107,7 @@ _MODULES = {
     "load_towers": "runs",
     "load_unet2d": "interop",
     "load_unet2d_condition": "interop",
+    "load_vq_model": "interop",
     "sample": "drawing",
     "sample_keys": "randomness",
     "save_autoencoder_kl": "interop",
@@ -110,6 +115,7 @@ _MODULES = {
     "save_dit": "interop",
     "save_unet2d": "interop",
     "save_unet2d_condition": "interop",
+    "save_vq_model": "interop",
 }
 
 

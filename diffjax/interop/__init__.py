@@ -7,6 +7,7 @@ from diffjax.interop.dit import load_dit, save_dit
 from diffjax.interop.image_processor import load_image_processor
 from diffjax.interop.unet2d import load_unet2d, save_unet2d
 from diffjax.interop.unet2d_condition import load_unet2d_condition, save_unet2d_condition
+from diffjax.interop.vq import load_vq_model, save_vq_model
 
 __all__ = [
     "load_autoencoder_kl",
@@ -16,9 +17,11 @@ __all__ = [
     "load_tokenizer",
     "load_unet2d",
     "load_unet2d_condition",
+    "load_vq_model",
     "save_autoencoder_kl",
     "save_clip",
     "save_dit",
     "save_unet2d",
     "save_unet2d_condition",
+    "save_vq_model",
 ]

@@ -23,7 +23,7 @@ from diffjax.typing import Params
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 DTYPE = "_diffjax_dtype"  # an option of ours; diffusers passes over names that begin with _
 # How it is computed, what it takes here alone, and what Linen adds: no options of diffusers.
-OURS = {"dtype", "remat", "cond_dim", "bottleneck_dim", "parent", "name"}
+OURS = {"dtype", "remat", "cond_dim", "bottleneck_dim", "quantiser", "parent", "name"}
 # Where torch counts modules in a list, Linen counts in the name.
 LISTS = (
     "down_blocks|up_blocks|resnets|attentions|downsamplers|upsamplers|to_out|transformer_blocks|net"

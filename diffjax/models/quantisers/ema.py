@@ -114,16 +114,19 @@ class AveragedQuantiser(Quantiser):
         return Quantised(straight_through(latents, codes), indices, losses)
 
     def look_up(self, indices: Indices) -> Vectors:
-        return Usage(**self.usage.value).codebook[indices]
+        return self._held().codebook[indices]
 
     def _start(self) -> dict[str, Array]:
         """Codes of hardly any usage, so that the vectors of the first batch outweigh them."""
         codes = uniform_codes(self.make_rng("params"), (self.num_codes, self.code_dim))
         return Usage(jnp.full(self.num_codes, LEAST), LEAST * codes)._asdict()
 
+    def _held(self) -> Usage:
+        return Usage(**jax.tree.map(jnp.asarray, self.usage.value))
+
     def _before(self, train: bool) -> Usage:
         """The usage that a call begins with; in training dead codes are revived in it."""
-        usage = Usage(**self.usage.value)
+        usage = self._held()
         if not train:
             return usage
         usage = lasting(usage)
