@@ -1,6 +1,7 @@
 """Losses to train on, under short names: each makes a (params, keys, batch) -> (loss, metrics)."""
 
 from diffjax.objectives.adversarial import adversarial_loss as adversarial
+from diffjax.objectives.autoencoding import autoencoding_loss as autoencoding
 from diffjax.objectives.classification import classification_loss as classification
 from diffjax.objectives.consistency import consistency_loss as consistency
 from diffjax.objectives.denoising import denoising_loss as denoising
@@ -13,6 +14,7 @@ from diffjax.objectives.variational import vlb_loss as vlb
 
 __all__ = [
     "adversarial",
+    "autoencoding",
     "classification",
     "consistency",
     "continuous_vlb",

@@ -33,9 +33,9 @@ def make_errors(
 ) -> Measure:
     """A compiled (params, distance's params, images in [-1, 1]) -> the errors of each image.
 
-    `reconstruct` gets the params; what it returns is cut to [-1, 1]. The errors are `mse`, the mean squared error; `ssim`; and
-    `lpips` where there is a distance. Images come in batches of one shape; any N from 1. Raises
-    UserError for images that SSIM or the distance cannot take.
+    `reconstruct` gets the params; what it returns is cut to [-1, 1]. The errors are `mse`, the mean
+    squared error; `ssim`; and `lpips` where there is a distance. Images come in batches of one
+    shape; any N from 1. Raises UserError for images that SSIM or the distance cannot take.
     """
 
     @jax.jit

@@ -1,5 +1,6 @@
 """Structural similarity of pairs of images (Wang et al. 2004)."""
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -41,5 +42,6 @@ def _local(x: Images) -> Resized:
     weights = np.exp(-0.5 * (np.arange(WINDOW) - WINDOW // 2) ** 2 / SIGMA**2)
     weights = weights / weights.sum()
     height, width = (size - WINDOW + 1 for size in x.shape[1:3])
-    rows = sum(float(w) * x[:, i : i + height] for i, w in enumerate(weights))
-    return sum(float(w) * rows[:, :, i : i + width] for i, w in enumerate(weights))
+    zero = jnp.zeros((), x.dtype)
+    rows = sum((float(w) * x[:, i : i + height] for i, w in enumerate(weights)), zero)
+    return sum((float(w) * rows[:, :, i : i + width] for i, w in enumerate(weights)), zero)

@@ -11,12 +11,12 @@ from jaxtyping import Array, Float
 from diffjax.randomness import normal
 from diffjax.typing import Images, Keys, Params
 
-Logits = Float[Array, "B"]
+Logits = Float[Array, "B *patches"]
 Metrics = dict[str, Array]
 
 
 class Game(NamedTuple):
-    """What each side loses, an image: the generator by fakes' logits, the other by both kinds'."""
+    """What each side loses, a logit: the generator by fakes' logits, the other by both kinds'."""
 
     generator: Callable[[Logits], Logits]
     discriminator: Callable[[Logits, Logits], Logits]
@@ -34,6 +34,51 @@ GAMES = {
         lambda real, fake: jax.nn.relu(1 - real) + jax.nn.relu(1 + fake),
     ),
 }
+
+
+class Sides(NamedTuple):
+    """The mean loss of each side, the discriminator's gradient penalty, and both mean logits."""
+
+    generator: Float[Array, ""]
+    discriminator: Float[Array, ""]
+    r1: Float[Array, ""]
+    logits: Metrics
+
+
+def play(
+    game: Game,
+    discriminate: Callable[[Params, Images], Logits],
+    params: Params,
+    fakes: Images,
+    reals: Images,
+    r1: float = 0.0,
+) -> Sides:
+    """The losses of both sides, each with a gradient in its own parameters alone.
+
+    The generator's reaches the parameters that `fakes` come from, and none of `discriminate`'s; the
+    discriminator's the parameters of `discriminate`. There is one logit per image, or one per
+    patch. r1 is as for `adversarial_loss`; an image's logit is the mean over its patches.
+    """
+    seen = discriminate(lax.stop_gradient(params), fakes)
+    fake = discriminate(params, lax.stop_gradient(fakes))
+    real, penalty = _at_real(lambda x: discriminate(params, x), reals, r1)
+    return Sides(
+        jnp.mean(game.generator(seen)),
+        jnp.mean(game.discriminator(real, fake)),
+        penalty,
+        {"real_logit": jnp.mean(real), "fake_logit": jnp.mean(fake)},
+    )
+
+
+def _at_real(
+    of: Callable[[Images], Logits], images: Images, r1: float
+) -> tuple[Logits, Float[Array, ""]]:
+    if not r1:
+        return of(images), jnp.zeros(())
+    logits, pull = jax.vjp(of, images)
+    # No image counts in another's logit.
+    (slopes,) = pull(jnp.full_like(logits, len(logits) / logits.size))
+    return logits, 0.5 * r1 * jnp.mean(jnp.sum(slopes**2, (1, 2, 3)))
 
 
 def adversarial_loss(
@@ -59,22 +104,12 @@ def adversarial_loss(
         params: Params, keys: Keys, batch: Mapping[str, Array]
     ) -> tuple[Float[Array, ""], Metrics]:
         images = generate(params, normal(keys, (latent,)))
-        seen = discriminate(lax.stop_gradient(params), images)
-        fake = discriminate(params, lax.stop_gradient(images))
-        real, penalty = at_real(lambda x: discriminate(params, x), batch["image"])
+        sides = play(game, discriminate, params, images, batch["image"], r1)
         own = {
-            "generator_loss": jnp.mean(game.generator(seen)),
-            "discriminator_loss": jnp.mean(game.discriminator(real, fake)),
-            "r1": penalty,
+            "generator_loss": sides.generator,
+            "discriminator_loss": sides.discriminator,
+            "r1": sides.r1,
         }
-        outputs = {"real_logit": jnp.mean(real), "fake_logit": jnp.mean(fake)}
-        return sum(own.values(), jnp.zeros(())), {**own, **outputs}
-
-    def at_real(of: Callable[[Images], Logits], images: Images) -> tuple[Logits, Float[Array, ""]]:
-        if not r1:
-            return of(images), jnp.zeros(())
-        logits, pull = jax.vjp(of, images)
-        (slopes,) = pull(jnp.ones_like(logits))  # no image counts in another's logit
-        return logits, 0.5 * r1 * jnp.mean(jnp.sum(slopes**2, (1, 2, 3)))
+        return sum(own.values(), jnp.zeros(())), {**own, **sides.logits}
 
     return loss_fn

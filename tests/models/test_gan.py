@@ -36,9 +36,10 @@ def discriminate(model, params, x):
     return model.apply({"params": params}, x, method="discriminate")
 
 
-def test_halving_is_xlas_strided_convolution():
+@pytest.mark.parametrize("size", [(6, 8), (7, 4), (6, 9)])
+def test_halving_is_xlas_strided_convolution(size):
     """4x4, stride 2, as torch cuts them with padding 1; not square, so that axes are told apart."""
-    x, kernel = jax.random.normal(KEY, (2, 6, 8, 3)), jax.random.normal(KEY, (4, 4, 3, 5))
+    x, kernel = jax.random.normal(KEY, (2, *size, 3)), jax.random.normal(KEY, (4, 4, 3, 5))
     form = ("NHWC", "HWIO", "NHWC")
     down = lax.conv_general_dilated(x, kernel, (2, 2), [(1, 1)] * 2, dimension_numbers=form)
     np.testing.assert_allclose(halve(x, kernel), down, atol=1e-5)

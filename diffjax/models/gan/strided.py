@@ -17,7 +17,7 @@ KERNEL = (4, 4)
 
 
 class Halved(nn.Module):
-    """Half the height and width, in `channels`; one pixel of zeros around."""
+    """Half the height and width, rounded down, in `channels`; one pixel of zeros around."""
 
     channels: int
 
@@ -30,7 +30,8 @@ class Halved(nn.Module):
 
 def halve(x: Images, kernel: Float[Array, "4 4 C D"]) -> Resized:
     """A convolution of 2x2 over blocks of 2x2 pixels: one product, of what lies under each."""
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    # Of an odd size no window reaches the zeros at the end.
+    padded = jnp.pad(x, ((0, 0), *((1, 1 - size % 2) for size in x.shape[1:3]), (0, 0)))
     blocks = einops.rearrange(padded, "b (h p) (w q) c -> b h w (p q c)", p=2, q=2)
     under = [blocks[:, i : i - 1 or None, j : j - 1 or None] for i in (0, 1) for j in (0, 1)]
     weights = einops.rearrange(kernel, "(i p) (j q) c d -> (i j p q c) d", p=2, q=2)
