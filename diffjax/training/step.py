@@ -41,12 +41,14 @@ class Loss:
     may_be_cut: accumulation may compute the loss in pieces. None means: unless whole_batch.
     in_pieces: the same loss of the whole batch, which computes each device's share in so many
     pieces by itself. Its value and gradient are those of `function`.
+    timed: `frozen` also holds `step`, the number of steps before this one.
     """
 
     function: WholeLossFn
     whole_batch: bool = False
     may_be_cut: bool | None = None
     in_pieces: Callable[[int], WholeLossFn] | None = None
+    timed: bool = False
 
     @classmethod
     def of(cls, loss: "LossFn | Loss") -> "Loss":
@@ -61,7 +63,7 @@ class Loss:
         Raises UserError for an accumulation that would change the loss.
         """
         if accumulate > 1 and self.in_pieces is not None:
-            return Loss(self.in_pieces(accumulate), whole_batch=True), 1
+            return Loss(self.in_pieces(accumulate), whole_batch=True, timed=self.timed), 1
         may_be_cut = not self.whole_batch if self.may_be_cut is None else self.may_be_cut
         if accumulate > 1 and not may_be_cut:
             raise UserError(
@@ -143,7 +145,8 @@ def make_train_step(
         size = jax.tree.leaves(batch)[0].shape[0]
         first = lax.axis_index(axis_name) * size if axis_name else 0
         keys = sample_keys(jax.random.fold_in(key, state.step), first, size)
-        given = state.model_state, {} if frozen is None else frozen
+        held = {} if frozen is None else frozen
+        given = state.model_state, {**held, "step": state.step} if objective.timed else held
         (loss, (metrics, moved)), grads = gradients(state.params, given, keys, batch)
         if axis_name:
             loss, metrics, moved, grads = lax.pmean((loss, metrics, moved, grads), axis_name)

@@ -323,6 +323,23 @@ def test_a_loss_without_frozen_arrays_gets_an_empty_tree():
     chex.assert_trees_all_equal(history, plain)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_timed_loss_reads_the_number_of_steps_before_it(accumulate):
+    """Gradients of 1 from the second step on: w moves by the rate at each of the others."""
+
+    def loss_fn(params, frozen, keys, batch, gather):
+        started = (frozen["step"] >= 1).astype(jnp.float32)
+        return frozen["one"] * started * jnp.sum(params["w"]), {"step": frozen["step"]}
+
+    tx = optax.sgd(0.1)
+    step = jax.jit(make_train_step(Loss(loss_fn, timed=True), tx, 0.9, accumulate=accumulate))
+    state = init_state({"w": jnp.zeros(2)}, tx)
+    for before, w in enumerate((0.0, -0.1, -0.2)):
+        state, metrics = step(state, ROOT, DATA, {"one": jnp.ones(())})
+        assert metrics["step"] == before
+        np.testing.assert_allclose(state.params["w"], w, rtol=1e-6)
+
+
 def test_a_loss_of_the_whole_batch_is_not_cut_in_pieces():
     def loss_fn(params, frozen, keys, batch, gather):
         return quadratic(params, keys, batch)
