@@ -36,43 +36,29 @@ GAMES = {
 }
 
 
-class Sides(NamedTuple):
-    """The mean loss of each side, the discriminator's gradient penalty, and both mean logits."""
+def each_side(
+    game: Game, seen: Logits, fake: Logits, real: Logits, penalty: Float[Array, ""]
+) -> tuple[Metrics, Metrics]:
+    """The mean losses to add up, by name, and the mean logits of the discriminator.
 
-    generator: Float[Array, ""]
-    discriminator: Float[Array, ""]
-    r1: Float[Array, ""]
-    logits: Metrics
-
-
-def play(
-    game: Game,
-    discriminate: Callable[[Params, Images], Logits],
-    params: Params,
-    fakes: Images,
-    reals: Images,
-    r1: float = 0.0,
-) -> Sides:
-    """The losses of both sides, each with a gradient in its own parameters alone.
-
-    The generator's reaches the parameters that `fakes` come from, and none of `discriminate`'s; the
-    discriminator's the parameters of `discriminate`. There is one logit per image, or one per
-    patch. r1 is as for `adversarial_loss`; an image's logit is the mean over its patches.
+    There is one logit per image, or one per patch. `seen` are the fakes' logits with a gradient in
+    the generator alone, `fake` the same logits with one in the discriminator alone.
     """
-    seen = discriminate(lax.stop_gradient(params), fakes)
-    fake = discriminate(params, lax.stop_gradient(fakes))
-    real, penalty = _at_real(lambda x: discriminate(params, x), reals, r1)
-    return Sides(
-        jnp.mean(game.generator(seen)),
-        jnp.mean(game.discriminator(real, fake)),
-        penalty,
-        {"real_logit": jnp.mean(real), "fake_logit": jnp.mean(fake)},
-    )
+    own = {
+        "generator_loss": jnp.mean(game.generator(seen)),
+        "discriminator_loss": jnp.mean(game.discriminator(real, fake)),
+        "r1": penalty,
+    }
+    return own, {"real_logit": jnp.mean(real), "fake_logit": jnp.mean(fake)}
 
 
-def _at_real(
+def at_real(
     of: Callable[[Images], Logits], images: Images, r1: float
 ) -> tuple[Logits, Float[Array, ""]]:
+    """The logits of real images, and r1 / 2 times the mean squared norm of their slopes.
+
+    An image's slope is the gradient of its logit, or of the mean over its patches' logits.
+    """
     if not r1:
         return of(images), jnp.zeros(())
     logits, pull = jax.vjp(of, images)
@@ -104,12 +90,10 @@ def adversarial_loss(
         params: Params, keys: Keys, batch: Mapping[str, Array]
     ) -> tuple[Float[Array, ""], Metrics]:
         images = generate(params, normal(keys, (latent,)))
-        sides = play(game, discriminate, params, images, batch["image"], r1)
-        own = {
-            "generator_loss": sides.generator,
-            "discriminator_loss": sides.discriminator,
-            "r1": sides.r1,
-        }
-        return sum(own.values(), jnp.zeros(())), {**own, **sides.logits}
+        seen = discriminate(lax.stop_gradient(params), images)
+        fake = discriminate(params, lax.stop_gradient(images))
+        real, penalty = at_real(lambda x: discriminate(params, x), batch["image"], r1)
+        own, logits = each_side(game, seen, fake, real, penalty)
+        return sum(own.values(), jnp.zeros(())), {**own, **logits}
 
     return loss_fn

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from diffjax.objectives.adversarial import Game, Logits, Metrics, play
+from diffjax.objectives.adversarial import Game, Logits, Metrics, at_real, each_side
 from diffjax.typing import Gather, Images, Keys, Params
 from diffjax.variational_terms import gaussian_nll, per_image
 
@@ -125,15 +125,12 @@ class Adversary:
         self, params: Params, images: Images, truth: Images, weight: Scalar
     ) -> tuple[Scalar, Metrics]:
         """The sum of both sides' losses, the decoder's times `weight`, and the metrics."""
-        sides = play(self.game, self.discriminate, params, images, truth, self.r1)
-        total = weight * sides.generator + sides.discriminator + sides.r1
-        return total, {
-            "generator_loss": sides.generator,
-            "discriminator_loss": sides.discriminator,
-            "r1": sides.r1,
-            "adversarial_weight": weight,
-            **sides.logits,
-        }
+        seen = self.discriminate(lax.stop_gradient(params), images)
+        fake = self.discriminate(params, lax.stop_gradient(images))
+        real, penalty = at_real(lambda x: self.discriminate(params, x), truth, self.r1)
+        own, logits = each_side(self.game, seen, fake, real, penalty)
+        total = weight * own["generator_loss"] + own["discriminator_loss"] + own["r1"]
+        return total, {**own, **logits, "adversarial_weight": weight}
 
 
 def autoencoding_loss(
