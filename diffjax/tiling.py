@@ -21,7 +21,13 @@ from jaxtyping import Array, Float
 
 from diffjax.batches import in_batches
 from diffjax.errors import UserError
-from diffjax.models.autoencoder_kl import AutoencoderKL, check_latents, split_moments
+from diffjax.models.autoencoder_kl import (
+    AutoencoderKL,
+    check_latents,
+    patched,
+    split_moments,
+    unpatched,
+)
 from diffjax.models.autoencoder_layers import EPS
 from diffjax.models.layers import (
     ACTIVATIONS,
@@ -55,7 +61,8 @@ def encode_tiled(
     """
     check_images(model, images, "autoencoder")
     layers = _layers(model, tile)
-    moments = [layers.encoder(params, np.asarray(image, np.float32)) for image in images]
+    squares = patched(jnp.asarray(images, jnp.float32), model.patch_size)
+    moments = [layers.encoder(params, np.asarray(image)) for image in squares]
     mean, log_variance = split_moments(jnp.asarray(np.stack(moments)))
     return np.asarray(mean), np.asarray(log_variance)
 
@@ -69,7 +76,8 @@ def decode_tiled(
     """
     check_latents(model, z)
     layers = _layers(model, tile)
-    return np.stack([layers.decoder(params, np.asarray(one, np.float32)) for one in z])
+    made = np.stack([layers.decoder(params, np.asarray(one, np.float32)) for one in z])
+    return np.asarray(unpatched(jnp.asarray(made), model.patch_size))
 
 
 def _layers(model: AutoencoderKL, tile: int) -> "Layers":

@@ -3,16 +3,20 @@
 python -m experiments.vae --flagfile=experiments/flagfiles/vae_fashion_mnist.flags
 """
 
+import functools
 import typing
 
+import optax
 from absl import flags
 
 import diffjax.models
 from diffjax import runs, spec
 from diffjax.data import Records
-from diffjax.objectives.bound import Likelihood
+from diffjax.objectives.autoencoding import Likelihood
+from diffjax.tasks.autoencoder import DISCRIMINATOR as DISCRIMINATOR_NAME
 from diffjax.tasks.autoencoder import Autoencoding
 from diffjax.tasks.examined import Exam
+from diffjax.training.optimizers import make_optimizer
 from experiments.flags import kinds, learning, presets, specs
 from experiments.start import command
 
@@ -33,9 +37,25 @@ FEATURES = kinds.define_path(
     "features", None,
     "with --perceptual: a file of AlexNet or VGG16 for LPIPS, or a run of experiments.classifier",
 )  # fmt: skip
+ADVERSARIAL = kinds.define_number(
+    "adversarial", 0.0, "the weight of what a discriminator says of decoded images; 0 is none", 0
+)
+ADVERSARIAL_START = kinds.define_integer(
+    "adversarial_start", 0, "steps before the discriminator counts", lower_bound=0
+)
+DISCRIMINATOR = specs.define_spec(
+    "discriminator", "patch_discriminator(n_layers=2,channels=32)", diffjax.models,
+    "the network that tells decoded images from real ones, with --adversarial",
+)  # fmt: skip
+DISCRIMINATOR_RATE = kinds.define_number(
+    "discriminator_rate", 4e-4, "its learning rate, where --learning_rate is the autoencoder's", 0
+)
 # What is shown of it: free to change when the run is taken up again.
 EVAL_EVERY = kinds.define_integer("eval_every", 500, "steps to held-out figures", lower_bound=1)
-OWN = (MODEL, LIKELIHOOD, BETA, PERCEPTUAL, FEATURES, EVAL_EVERY)
+OWN = (
+    MODEL, LIKELIHOOD, BETA, PERCEPTUAL, FEATURES, ADVERSARIAL, ADVERSARIAL_START, DISCRIMINATOR,
+    DISCRIMINATOR_RATE, EVAL_EVERY,
+)  # fmt: skip
 presets.define_preset(
     smoke={
         "batch_size": 16, "steps": 40, "log_every": 10, "checkpoint_every": 40, "eval_every": 20
@@ -49,7 +69,7 @@ def main() -> None:
         task = describe(records)
         exam = Exam(learning.open_held_out(), learning.say, learning.SEED.value)
         text = learning.flags_text("vae", OWN)
-        learning.train(task, records, text, exam, EVAL_EVERY.value)
+        learning.train(task, records, text, exam, EVAL_EVERY.value, optimizer=optimizer_of(task))
 
 
 def describe(records: Records) -> Autoencoding:
@@ -64,6 +84,25 @@ def describe(records: Records) -> Autoencoding:
         beta=BETA.value,
         perceptual=PERCEPTUAL.value,
         features=FEATURES.value and runs.features_of(FEATURES.value),
+        adversarial=ADVERSARIAL.value,
+        adversarial_start=ADVERSARIAL_START.value,
+        discriminator=spec.build(DISCRIMINATOR.value, diffjax.models),
+        discriminator_rate=DISCRIMINATOR_RATE.value,
+    )
+
+
+def optimizer_of(task: Autoencoding) -> optax.GradientTransformation | None:
+    """Adam for each network by itself where there is a discriminator; else None, the default."""
+    if not task.adversarial:
+        return None
+    own = functools.partial(
+        make_optimizer, steps=learning.STEPS.value, warmup_steps=learning.WARMUP_STEPS.value,
+        grad_clip=learning.GRAD_CLIP.value,
+    )  # fmt: skip
+    rates = dict.fromkeys(task.networks(), learning.LEARNING_RATE.value)
+    rates[DISCRIMINATOR_NAME] = task.discriminator_rate
+    return optax.partition(
+        {name: own(rate) for name, rate in rates.items()}, {name: name for name in rates}
     )
 
 

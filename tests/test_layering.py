@@ -51,8 +51,8 @@ ALLOWED = {
     " metrics models objectives process randomness samplers schedules spaces spacings spec"
     " text time_laws training typing weightings",
     "run_report": "conditions display errors spec training",
-    "runs": "checksum data errors guidance interop metrics models samplers spacings spec tasks training"
-    " typing",
+    "runs": "checksum data errors guidance interop metrics models samplers spacings spec tasks"
+    " training typing",
     "session": "data display errors files run_report runs tasks training typing",
 }
 FILES = sorted((ROOT / "diffjax").rglob("*.py"))

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from diffjax.errors import UserError
 from diffjax.interop.diffusers_folder import Form, load, save
 from diffjax.models.autoencoder_kl import AutoencoderKL
 from diffjax.typing import Params
@@ -27,8 +28,14 @@ def save_autoencoder_kl(
     """Writes `model` and `params` to `folder`, for diffusers' AutoencoderKL.from_pretrained.
 
     Files of the same names are replaced, each whole or not at all. Raises UserError for params that
-    are not this model's, a folder that cannot be written, and one with weights in several files.
+    are not this model's, a model with patches, a folder that cannot be written, and a folder with
+    weights in several files.
     """
+    if model.patch_size != 1:
+        raise UserError(
+            f"an autoencoder_kl(patch_size={model.patch_size}) cannot be saved: diffusers' "
+            "AutoencoderKL has no patches"
+        )
     save(model, params, folder, FORM)
 
 
@@ -38,4 +45,11 @@ def _inputs(model: AutoencoderKL) -> tuple[Any, ...]:
     return (jax.ShapeDtypeStruct(shape, jnp.float32),)
 
 
-FORM = Form("AutoencoderKL", "autoencoder", AutoencoderKL, _inputs, subfolder="vae")
+FORM = Form(
+    "AutoencoderKL",
+    "autoencoder",
+    AutoencoderKL,
+    _inputs,
+    subfolder="vae",
+    ours=frozenset({"patch_size"}),
+)

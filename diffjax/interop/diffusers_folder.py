@@ -44,11 +44,12 @@ class Form(Generic[Model]):
     fixed: Mapping[str, object] = field(default_factory=dict)  # options with one value alone
     subfolder: str = "unet"  # of a pipeline
     old_names: tuple[str, ...] = ()  # of the same class in older folders
+    ours: frozenset[str] = frozenset()  # fields that diffusers' class lacks, besides OURS
 
     @property
     def options(self) -> set[str]:
         """The options of diffusers' class that are fields of ours."""
-        return {field.name for field in fields(self.model)} - OURS  # type: ignore[arg-type]
+        return {field.name for field in fields(self.model)} - OURS - self.ours  # type: ignore[arg-type]
 
 
 def load(folder: str | os.PathLike[str], form: Form[Model]) -> tuple[Model, Params]:

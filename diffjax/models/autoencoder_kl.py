@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import einops
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -49,6 +50,7 @@ POSITIVE = (
     "sample_size",
     "scaling_factor",
     "latents_std",
+    "patch_size",
 )
 LOG_VARIANCE = (-30.0, 20.0)  # its bounds: exp overflows float32 beyond 88
 
@@ -59,9 +61,12 @@ class AutoencoderKL(nn.Module):
     An autoencoder with a KL term to a standard normal (Rombach et al. 2022, sec. 3.1 and app. G).
     Fields are those of diffusers' AutoencoderKL, defaults included. `sample_size`,
     `scaling_factor`, `shift_factor`, `latents_mean` and `latents_std` are notes: latents here are
-    unscaled, and `spaces.Latents` scales them. `dtype` is what is computed in, None float32 where
-    `force_upcast` is set and else what the machine is built for; parameters and outputs are
-    float32. Raises UserError for an option or a combination that cannot be built.
+    unscaled, and `spaces.Latents` scales them. `patch_size`, which diffusers lacks, is the side of
+    the squares of pixels that become the channels of one place before the first layer, and pixels
+    again after the last: maps of few places and many channels are faster on a CPU. `dtype` is what
+    is computed in, None float32 where `force_upcast` is set and else what the machine is built for;
+    parameters and outputs are float32. Raises UserError for an option or a combination that cannot
+    be built.
     """
 
     in_channels: int = 3
@@ -82,6 +87,7 @@ class AutoencoderKL(nn.Module):
     use_quant_conv: bool = True
     use_post_quant_conv: bool = True
     mid_block_add_attention: bool = True
+    patch_size: int = 1
     dtype: str | None = None
 
     def __post_init__(self) -> None:
@@ -98,7 +104,8 @@ class AutoencoderKL(nn.Module):
         attention = partial(Attention, eps=EPS, dtype=dtype)
         middle, moments = middle_level(self), 2 * self.latent_channels
         self.encoder = Encoder(encoder_levels(self), middle, moments, resnet, attention)
-        self.decoder = Decoder(decoder_levels(self), middle, self.out_channels, resnet, attention)
+        out = self.out_channels * self.patch_size**2
+        self.decoder = Decoder(decoder_levels(self), middle, out, resnet, attention)
         if self.use_quant_conv:
             self.quant_conv = Conv1x1(moments, dtype=dtype)
         if self.use_post_quant_conv:
@@ -115,7 +122,7 @@ class AutoencoderKL(nn.Module):
         is not a multiple of `factor`.
         """
         check_images(self, images, "autoencoder")
-        moments = self.encoder(images.astype(self.compute_dtype))
+        moments = self.encoder(patched(images, self.patch_size).astype(self.compute_dtype))
         if self.use_quant_conv:
             moments = self.quant_conv(moments)
         return split_moments(moments)
@@ -126,17 +133,27 @@ class AutoencoderKL(nn.Module):
         z = z.astype(self.compute_dtype)
         if self.use_post_quant_conv:
             z = self.post_quant_conv(z)
-        return self.decoder(z).astype(jnp.float32)
+        return unpatched(self.decoder(z).astype(jnp.float32), self.patch_size)
 
     @property
     def factor(self) -> int:
         """How many times the latents' height and width images have."""
-        return 2 ** (len(self.block_out_channels) - 1)
+        return self.patch_size * 2 ** (len(self.block_out_channels) - 1)
 
     @property
     def compute_dtype(self) -> str:
         """What is computed in on this machine."""
         return "float32" if self.dtype is None and self.force_upcast else machine_dtype(self.dtype)
+
+
+def patched(images: Images, size: int) -> Resized:
+    """Squares of `size` x `size` pixels as the channels of one place."""
+    return einops.rearrange(images, "b (h p) (w q) c -> b h w (p q c)", p=size, q=size)
+
+
+def unpatched(x: Images, size: int) -> Resized:
+    """The inverse of `patched`."""
+    return einops.rearrange(x, "b h w (p q c) -> b (h p) (w q) c", p=size, q=size)
 
 
 def split_moments(moments: Images) -> tuple[Resized, Resized]:

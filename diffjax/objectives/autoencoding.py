@@ -6,6 +6,7 @@ Rates and distortions are in nats per sample, so that with beta 1 their sum is t
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float
 
 from diffjax.objectives.adversarial import Game, Logits, Metrics, at_real, each_side
 from diffjax.typing import Gather, Images, Keys, Params
-from diffjax.variational_terms import gaussian_nll, per_image
+from diffjax.variational_terms import gaussian_nll, levels_nll, per_image
 
 Latents = Float[Array, "B h w c"]
 Scalar = Float[Array, ""]
@@ -24,6 +25,13 @@ Encode = Callable[[Params, Keys, Images], tuple[Latents, Float[Array, "B"]]]
 Decode = Callable[[Params, Latents], Images]
 # (params, frozen, images, reconstructions) -> nats per sample, perhaps but for a constant
 Distortion = Callable[[Params, Params, Images, Images], Float[Array, "B"]]
+
+# Of images whose values are continuous, or of their 256 levels.
+Likelihood = Literal["gaussian", "levels"]
+LIKELIHOODS: dict[Likelihood, Callable[..., Float[Array, "B"]]] = {
+    "gaussian": gaussian_nll,
+    "levels": levels_nll,
+}
 
 DELTA, MOST = 1e-4, 1e4  # of the adaptive weight (the code of Esser et al. 2021)
 

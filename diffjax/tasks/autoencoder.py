@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 import diffjax.models
 from diffjax import spec
@@ -19,14 +19,25 @@ from diffjax.data.images import to_uint8
 from diffjax.display.images import grid, save_grid
 from diffjax.errors import UserError
 from diffjax.files import write_whole
+from diffjax.metrics import codebook
 from diffjax.metrics.lpips import DISTANCES, NETWORKS, Distance, classifier_distance
 from diffjax.metrics.psnr import psnr
+from diffjax.metrics.ssim import WINDOW, ssim
 from diffjax.models.classifier import Classifier
-from diffjax.objectives.bound import LIKELIHOODS, Coded, Likelihood, Weights, bound_loss, kl_to_unit
+from diffjax.models.patch_discriminator import PatchDiscriminator
+from diffjax.models.vq import VQModel
+from diffjax.objectives.adversarial import GAMES
+from diffjax.objectives.autoencoding import (
+    LIKELIHOODS,
+    Adversary,
+    Likelihood,
+    autoencoding_loss,
+    kl_to_unit,
+)
 from diffjax.randomness import fold_in, normal, sample_keys
 from diffjax.tasks.base import Asked, Component, Preview, Samples, Source, Task
 from diffjax.tasks.denoisers import AUTOENCODER
-from diffjax.tasks.examined import of_tenths, read_held_out
+from diffjax.tasks.examined import Exam, of_tenths, read_held_out
 from diffjax.training.journal import HELD_OUT, add_line
 from diffjax.training.run import RunFolder
 from diffjax.training.step import Loss
@@ -34,15 +45,17 @@ from diffjax.typing import Images, Keys, Params
 
 __all__ = ["Autoencoding"]
 
-NOISE = "decoder_noise"
+NOISE, DISCRIMINATOR, FEATURES = "decoder_noise", "discriminator", "features"
+LAST_LAYER = (AUTOENCODER, "decoder", "conv_out", "kernel")
 DRAW = 6  # folded into a sample's key: the draw of its latents
 START = 0.2  # the decoder's standard deviation before training, in images from -1 to 1
 BATCH = 32  # images at a time where nothing is learnt
-FEATURES = "features"
 SMALLEST = 64  # pixels: LPIPS was fitted to patches of this size
+COLLAPSED = 0.05  # share of codes in use: with fewer the codebook has collapsed
 PLANE = 15  # images on a side of the latent plane
 PLANE_FILE = "latent_plane.png"
 Latent = Float[Array, "B h w c"]
+PerSample = Float[Array, "B"]
 
 
 class DecoderNoise(nn.Module):
@@ -54,39 +67,57 @@ class DecoderNoise(nn.Module):
 
 
 class Outcome(NamedTuple):
-    """What a first stage makes of images: their mean latents decoded, and the bound's two terms."""
+    """What weights make of images: their mean latents decoded, and what is measured per image.
+
+    nll and nats are the two terms of the bound, of drawn latents. codes: indices, where there are.
+    """
 
     decoded: Float[np.ndarray, "N H W C"]
+    errors: dict[str, Float[np.ndarray, "N"]]
     nll: Float[np.ndarray, "N"]
     nats: Float[np.ndarray, "N"]
+    codes: Int[np.ndarray, "N h w"] | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Autoencoding(Task):
-    """Images to latents and back, by the variational bound.
+    """Images to latents and back, by the variational bound and what makes images look sharp.
 
     model: a network with `encode` and `decode`. likelihood: of images' values, or of their 256
-    levels. beta: the weight of the latents' KL from N(0, I); 1 is the bound. perceptual: the weight
-    of a distance of decoded images and images in the layers of a network, `features`: AlexNet or
-    VGG16 (LPIPS), or a classifier of these images. Raises UserError for a network that does not
-    encode, and for one of the two without the other.
+    levels. beta: the weight of what latents cost, their KL from N(0, I), or the losses of a
+    codebook; 1 is the bound. perceptual: the weight of a distance of images in the layers of a
+    network, `features`: AlexNet or VGG16 (LPIPS), or a classifier. adversarial: the weight of what
+    `discriminator` says of decoded images, beside the weight that balances gradients (Esser et al.
+    2021, eq. 7), from step adversarial_start on; discriminator_rate: its learning rate.
+
+    Raises UserError for a network that does not encode, a discriminator that is none, and features
+    without a weight or the reverse.
     """
 
-    model: Any  # checked
+    model: Any  # checked, as the discriminator is
     image_shape: tuple[int, int, int]
     likelihood: Likelihood = "gaussian"
     beta: float = 1.0
     perceptual: float = 0.0
     features: Source | None = None
+    adversarial: float = 0.0
+    adversarial_start: int = 0
+    discriminator: Any = PatchDiscriminator(n_layers=2, channels=32)  # noqa: RUF009 frozen
+    discriminator_rate: float = 4e-4
 
     training_only: ClassVar[tuple[str, ...]] = (FEATURES,)
-    specs: ClassVar[dict[str, Any]] = {"model": diffjax.models}
+    specs: ClassVar[dict[str, Any]] = {"model": diffjax.models, "discriminator": diffjax.models}
 
     def __post_init__(self) -> None:
         if not (hasattr(self.model, "encode") and hasattr(self.model, "decode")):
             raise UserError(
                 f"{spec.render(self.model)} is no autoencoder: choose vae, autoencoder_kl or vq",
                 option="model",
+            )
+        if not isinstance(self.discriminator, PatchDiscriminator):
+            raise UserError(
+                f"{spec.render(self.discriminator)} is no patch_discriminator: choose one",
+                option="discriminator",
             )
         if (self.perceptual > 0) != (self.features is not None):
             raise UserError(
@@ -98,87 +129,149 @@ class Autoencoding(Task):
     def batch_keys(self) -> tuple[str, ...]:
         return ("image",)
 
+    @property
+    def quantises(self) -> bool:
+        """Whether latents are codes."""
+        return isinstance(self.model, VQModel)
+
     @functools.cached_property
     def latent_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of the latents. Raises UserError where images do not fit."""
+
+        def encoded(key: Key[Array, ""], images: Images) -> Any:
+            return self.model.apply(self.model.init(key, images), images, method="encode")
+
         images = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
-        mean, _ = jax.eval_shape(lambda key, x: self._encoded(key, x), jax.random.key(0), images)
+        mean, _ = jax.eval_shape(encoded, jax.random.key(0), images)
         return cast(tuple[int, int, int], mean.shape[1:])
 
-    def _encoded(self, key: Key[Array, ""], images: Images) -> tuple[Latent, Latent]:
-        params = self.model.init(key, images)
-        return cast(tuple[Latent, Latent], self.model.apply(params, images, method="encode"))
-
     def networks(self) -> dict[str, nn.Module]:
-        return {AUTOENCODER: self.model, NOISE: DecoderNoise()}
+        own: dict[str, nn.Module] = {AUTOENCODER: self.model, NOISE: DecoderNoise()}
+        return {**own, DISCRIMINATOR: self.discriminator} if self.adversarial else own
 
     def init(self, key: Key[Array, ""], frozen: Mapping[str, Params]) -> dict[str, Params]:
         images = jnp.zeros((1, *self.image_shape))
-        return {
+        params = {
             AUTOENCODER: self.model.init(key, images)["params"],
             NOISE: DecoderNoise().init(key)["params"],
         }
+        if self.adversarial:
+            own = jax.random.fold_in(key, 1)
+            params[DISCRIMINATOR] = self.discriminator.init(own, images)["params"]
+        return params
 
     def loss(self, frozen: Mapping[str, Component]) -> Loss:
         far = distance_in(frozen[FEATURES].model) if self.features else None
 
-        def function(params: Any, given: Any, keys: Any, batch: Any, gather: Any) -> Any:
-            coded = self.coded(params[AUTOENCODER], keys, batch["image"])
-            decoded = decode(self.model, params[AUTOENCODER], coded.z)
-            return bound_loss(
-                batch["image"], decoded, coded, params[NOISE]["log_std"], self.likelihood,
-                Weights(self.beta, self.perceptual),
-                far and functools.partial(far, given[FEATURES]),
-            )  # fmt: skip
+        def distortion(params: Any, given: Any, images: Images, found: Images) -> PerSample:
+            std = jnp.exp(params[NOISE]["log_std"])
+            nll = LIKELIHOODS[self.likelihood](images, found, std)
+            if far is None:
+                return nll
+            return nll + self.perceptual * images[0].size * far(given[FEATURES], images, found)
 
-        return Loss(function)
+        own = autoencoding_loss(
+            lambda params, keys, images: self._drawn(params[AUTOENCODER], keys, images),
+            lambda params, z: decode(self.model, params[AUTOENCODER], z),
+            distortion,
+            beta=self.beta,
+            adversary=self._adversary(),
+        )
+        return Loss(own, timed=bool(self.adversarial))
 
-    def coded(self, params: Params, keys: Keys, images: Images) -> Coded:
-        """Latents drawn from their posterior, each by its sample's key."""
+    def _adversary(self) -> Adversary | None:
+        if not self.adversarial:
+            return None
+        return Adversary(
+            lambda params, x: self.discriminator.apply({"params": params[DISCRIMINATOR]}, x),
+            GAMES["hinge"], LAST_LAYER, self.adversarial, self.adversarial_start,
+        )  # fmt: skip
+
+    def _drawn(self, params: Params, keys: Keys, images: Images) -> tuple[Latent, PerSample]:
+        """Latents to decode in training, and what they cost in nats per sample."""
         mean, log_variance = encode(self.model, params, images)
-        noise = normal(fold_in(keys, DRAW), mean.shape[1:])
-        z = mean + jnp.exp(log_variance / 2) * noise
-        return Coded(z, kl_to_unit(mean, log_variance), jnp.zeros(()), {})
+        if not self.quantises:
+            return posterior(keys, mean, log_variance), kl_to_unit(mean, log_variance)
+        found: Any = self.model.apply(
+            {"params": params}, mean, method="quantise", train=True, keys=keys
+        )
+        # The codebook's losses are per dimension, as the loss that they are added to.
+        return found.codes, jnp.full(len(images), sum(found.losses) * images[0].size)
 
-    def preview(self, folder: RunFolder, frozen: Mapping[str, Component], shown: Any) -> Preview:
-        """Measures weights on held-out images, into curves and pictures; `shown` is an Exam.
+    def preview(self, folder: RunFolder, frozen: Mapping[str, Component], shown: Exam) -> Preview:
+        """Measures weights on held-out images, into curves and pictures.
 
         A picture has ten held-out images, what is decoded of their latents, and ten images of
         latents from N(0, I). The whole plane of two latents is drawn in latent_plane.png.
         """
         images = read_held_out(shown.records)["image"]
         ten = of_tenths(len(images))
+        features = frozen.get(FEATURES)
 
         def show(step: int, params: Params) -> None:
-            seen = self.tried(params, images, shown.seed)
-            found = figures(seen, images)
+            outcome = self.tried(params, images, shown.seed, features)
+            found = self.figures(outcome, images)
             add_line(folder.path / HELD_OUT, step, found)
-            z = self.prior(jax.random.key(shown.seed), len(ten))
-            rows = images[ten], seen.decoded[ten], self.decoded(params[AUTOENCODER], z)
+            rows = [images[ten], outcome.decoded[ten]]
+            if not self.quantises:
+                z = self.prior(jax.random.key(shown.seed), len(ten))
+                rows.append(self.decoded(params[AUTOENCODER], z))
             sheet = grid(to_uint8(np.concatenate(rows)), len(ten))
             write_whole(folder.picture(step), lambda part: sheet.save(part, format="PNG"))
-            if self.latent_shape == (1, 1, 2):
+            if self.latent_shape == (1, 1, 2) and not self.quantises:
                 save_grid(folder.path / PLANE_FILE, to_uint8(self.plane(params[AUTOENCODER])))
             numbers = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
             shown.say(f"step {step}: {numbers}, of {len(images)} held-out images")
+            if found.get("usage", 1) < COLLAPSED:
+                shown.say(
+                    f"step {step}: {found['usage']:.1%} of the codes are in use: the codebook has "
+                    "collapsed; give the model quantiser='ema(revive_below=0.1)', or fewer codes"
+                )
 
         return show
 
     def tried(
-        self, params: Mapping[str, Params], images: Float[np.ndarray, "N H W C"], seed: int
+        self,
+        params: Mapping[str, Params],
+        images: Float[np.ndarray, "N H W C"],
+        seed: int,
+        features: Component | None = None,
     ) -> Outcome:
-        """What weights make of images, each with a draw of its latents for the bound."""
-        look, key = looking(self), jax.random.key(seed)
+        """What weights make of images; LPIPS where there are features of a file of it."""
+        far = None if features is None else distance_in(features.model)
+        look, key = looking(self, far), jax.random.key(seed)
+        weights = None if features is None else features.params
         every = np.arange(len(images))
         return Outcome(
-            *in_batches(lambda rows: look(params, key, rows, images[rows]), every, BATCH)
+            *in_batches(lambda rows: look(params, weights, key, rows, images[rows]), every, BATCH)
         )
+
+    def figures(self, outcome: Outcome, images: Float[np.ndarray, "N H W C"]) -> dict[str, float]:
+        """What is said of images.
+
+        psnr in dB; ssim and perceptual, the means over images. bits_per_dim: the bound on the
+        negative log-likelihood of 8-bit images, of which latents_bits are the latents' KL, or the
+        logarithm of the number of codes. usage and perplexity are of codes.
+        """
+        to_bits = 1 / (images[0].size * math.log(2))
+        found = {
+            "psnr": psnr(outcome.decoded, images),
+            **{n: float(e.mean(dtype=np.float64)) for n, e in outcome.errors.items()},
+            "bits_per_dim": float((outcome.nll + outcome.nats).mean(dtype=np.float64)) * to_bits,
+            "latents_bits": float(outcome.nats.mean(dtype=np.float64)) * to_bits,
+        }
+        if outcome.codes is None:
+            return found
+        counts = codebook.code_counts(outcome.codes, self.model.num_vq_embeddings)
+        return {
+            **found,
+            "usage": codebook.usage(counts),
+            "perplexity": codebook.perplexity(counts),
+        }
 
     def decoded(self, params: Params, z: Latent) -> Float[np.ndarray, "N H W C"]:
         """Images in [-1, 1] of latents, in batches."""
-        made = in_batches(
-            lambda rows: compiled_decode(self.model, params, rows), np.asarray(z), BATCH
-        )
+        made = in_batches(lambda rows: compiled(self.model, params, rows), np.asarray(z), BATCH)
         return np.clip(made, -1, 1)
 
     def prior(self, key: Key[Array, ""], num: int) -> Latent:
@@ -186,8 +279,10 @@ class Autoencoding(Task):
         return normal(sample_keys(key, 0, num), self.latent_shape)
 
     def plane(self, params: Params) -> Float[np.ndarray, "N H W C"]:
-        """Images of two latents at even quantiles of N(0, I): the first from left to right, the
-        second from top to bottom (Kingma & Welling 2014, fig. 4)."""
+        """Images of two latents at even quantiles of N(0, I) (Kingma & Welling 2014, fig. 4).
+
+        The first latent grows from left to right, the second from top to bottom.
+        """
         at = jax.scipy.special.ndtri((jnp.arange(PLANE) + 0.5) / PLANE)
         second, first = jnp.meshgrid(at, at, indexing="ij")
         return self.decoded(params, jnp.stack([first, second], -1).reshape(-1, 1, 1, 2))
@@ -196,10 +291,19 @@ class Autoencoding(Task):
         self, components: Mapping[str, Component], key: Key[Array, ""], asked: Asked
     ) -> Samples:
         """Images of latents from N(0, I), and no trajectory. Raises UserError for other options."""
+        if self.quantises:
+            raise UserError(
+                "codes have no law to draw them by: train a diffusion run in their latents"
+            )
         asked.check_plain("an autoencoder")
         z = self.prior(key, asked.count)
         images = jnp.asarray(self.decoded(components[AUTOENCODER].params, z))
         return Samples(images, images[None])
+
+
+def posterior(keys: Keys, mean: Latent, log_variance: Latent) -> Latent:
+    """Latents drawn from their posterior, each by its sample's key."""
+    return mean + jnp.exp(log_variance / 2) * normal(fold_in(keys, DRAW), mean.shape[1:])
 
 
 def distance_in(network: nn.Module) -> Distance:
@@ -209,14 +313,14 @@ def distance_in(network: nn.Module) -> Distance:
     """
     if isinstance(network, Classifier):
         return classifier_distance(network.apply)
+    return functools.partial(_enlarged, network)
+
+
+def _enlarged(network: nn.Module, params: Params, a: Images, b: Images) -> PerSample:
     far = next(DISTANCES[name] for name, own in NETWORKS.items() if own == network)
-
-    def enlarged(params: Params, a: Images, b: Images) -> Float[Array, "B"]:
-        zoom = -(-SMALLEST // min(a.shape[1:3]))
-        a, b = (x.repeat(zoom, axis=1).repeat(zoom, axis=2) for x in (a, b))
-        return far(params, a, b)
-
-    return enlarged
+    zoom = -(-SMALLEST // min(a.shape[1:3]))
+    a, b = (x.repeat(zoom, axis=1).repeat(zoom, axis=2) for x in (a, b))
+    return far(params, a, b)
 
 
 def encode(model: Any, params: Params, images: Images) -> tuple[Latent, Latent]:
@@ -229,35 +333,37 @@ def decode(model: Any, params: Params, z: Latent) -> Images:
     return cast(Images, model.apply({"params": params}, z, method="decode"))
 
 
-compiled_decode = jax.jit(decode, static_argnums=0)
+compiled = jax.jit(decode, static_argnums=0)
 
 
 @functools.lru_cache(maxsize=8)
-def looking(task: Autoencoding) -> Callable[..., tuple[Images, Array, Array]]:
-    """A compiled (params, key, places of the images, images) -> the parts of Outcome."""
+def looking(task: Autoencoding, far: Distance | None) -> Callable[..., tuple[Any, ...]]:
+    """A compiled (params, far's params, key, places, images) -> the parts of Outcome."""
+
+    def nats_of(params: Params, keys: Keys, mean: Latent, log_variance: Latent) -> Any:
+        """Latents as the bound has them, their nats, and their codes."""
+        if not task.quantises:
+            return posterior(keys, mean, log_variance), kl_to_unit(mean, log_variance), None
+        found: Any = task.model.apply({"params": params}, mean, method="quantise")
+        # Each code is as likely as any other where nothing is learnt of them.
+        each = math.log(task.model.num_vq_embeddings) * math.prod(mean.shape[1:3])
+        return mean, jnp.full(len(mean), each), found.indices
 
     @jax.jit
     def look(
-        params: Params, key: Key[Array, ""], places: Array, images: Images
-    ) -> tuple[Images, Array, Array]:
+        params: Params, weights: Params, key: Key[Array, ""], places: Array, images: Images
+    ) -> tuple[Any, ...]:
         own, std = params[AUTOENCODER], jnp.exp(params[NOISE]["log_std"])
-        mean, _ = encode(task.model, own, images)
-        coded = task.coded(own, jax.vmap(jax.random.fold_in, (None, 0))(key, places), images)
-        nll = LIKELIHOODS["levels"](images, decode(task.model, own, coded.z), std)
-        return jnp.clip(decode(task.model, own, mean), -1, 1), nll, coded.nats
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, places)
+        mean, log_variance = encode(task.model, own, images)
+        z, nats, codes = nats_of(own, keys, mean, log_variance)
+        nll = LIKELIHOODS["levels"](images, decode(task.model, own, z), std)
+        decoded = jnp.clip(decode(task.model, own, mean), -1, 1)
+        errors = {}
+        if min(images.shape[1:3]) >= WINDOW:
+            errors["ssim"] = ssim(decoded, images)
+        if far is not None:
+            errors["perceptual"] = far(weights, decoded, images)
+        return decoded, errors, nll, nats, codes
 
     return look
-
-
-def figures(seen: Outcome, images: Float[np.ndarray, "N H W C"]) -> dict[str, float]:
-    """What is said of held-out images.
-
-    psnr in dB, of the mean latents decoded. bits_per_dim: the bound on the negative log-likelihood
-    of 8-bit images, of which latents_bits are the latents' KL.
-    """
-    to_bits = 1 / (images[0].size * math.log(2))
-    return {
-        "psnr": psnr(seen.decoded, images),
-        "bits_per_dim": float((seen.nll + seen.nats).mean(dtype=np.float64)) * to_bits,
-        "latents_bits": float(seen.nats.mean(dtype=np.float64)) * to_bits,
-    }
