@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, overload
 
 import jax
@@ -19,7 +19,7 @@ from diffjax.checksum import checksum
 from diffjax.data import Records
 from diffjax.errors import UserError, listed
 from diffjax.guidance.plan import Guidance
-from diffjax.interop import load_unet2d
+from diffjax.interop import load_autoencoder_kl, load_dit, load_unet2d, load_vq_model
 from diffjax.interop.safetensors import read_json
 from diffjax.metrics.lpips import DISTANCES, NETWORKS, load_lpips
 from diffjax.models.stateful import merge_state, split_state
@@ -28,7 +28,7 @@ from diffjax.spacings.base import Spacing
 from diffjax.tasks.base import Asked, Component, Samples, Source, Task, params_of, shapes
 from diffjax.tasks.classifier import CLASSIFIER
 from diffjax.tasks.contrastive import Contrastive
-from diffjax.tasks.denoisers import DENOISER
+from diffjax.tasks.denoisers import AUTOENCODER, DENOISER
 from diffjax.tasks.towers import CLIP_TOWERS, Towers, towers_of_files
 from diffjax.training.checkpoint import Checkpoints
 from diffjax.training.run import CONFIG, RunFolder, as_text, flat
@@ -278,8 +278,19 @@ def _component(path: str, name: str) -> Component:
         network = next(NETWORKS[each] for each, own in DISTANCES.items() if own is distance)
         return Component(network, params)
     config = pathlib.Path(path).expanduser() / CONFIG
-    if config.is_file() and "_class_name" in read_json(config):
-        if name != DENOISER:
-            raise UserError(f"{path} holds a {DENOISER} alone, and no {name}")
-        return Component(*load_unet2d(config.parent))
-    return load(path)[name]
+    kind = read_json(config).get("_class_name") if config.is_file() else None
+    if kind is None:
+        return load(path)[name]
+    own, read = FOLDERS.get(str(kind), (str(kind), load_unet2d))
+    if own != name:
+        raise UserError(f"{path} holds a {own} alone, and no {name}")
+    return Component(*read(config.parent))
+
+
+# What folders of diffusers hold, by the name of their class, and what reads them.
+FOLDERS: dict[str, tuple[str, Callable[..., tuple[Any, Params]]]] = {
+    "UNet2DModel": (DENOISER, load_unet2d),
+    "DiTTransformer2DModel": (DENOISER, load_dit),
+    "AutoencoderKL": (AUTOENCODER, load_autoencoder_kl),
+    "VQModel": (AUTOENCODER, load_vq_model),
+}
