@@ -97,13 +97,13 @@ def _squares(
     """The weighted |u - v|² of each layer, the mean over pixels; u is half of the batch, v half."""
     found = []
     for layer, weight in zip(features, weights, strict=True):
-        u, v = jnp.split(_unit(layer), 2)
+        u, v = jnp.split(unit(layer), 2)
         found.append(((u - v) ** 2 * weight).sum(-1).mean((1, 2)))
     return jnp.stack(found, 1)
 
 
-def _unit(x: Resized) -> Resized:
-    """Features divided by their norm at each pixel. The zero vector stays as it is."""
+def unit(x: Resized) -> Resized:
+    """Features divided by their norm at each pixel. A zero vector stays 0."""
     square = (x**2).sum(-1, keepdims=True)
     none = square == 0
     # The root's gradient at 0 is infinite, and infinite times 0 is NaN.

@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 
 from diffjax.errors import UserError
-from diffjax.metrics.lpips import DISTANCES, classifier_distance, layer_distances, load_lpips
+from diffjax.metrics.lpips import (
+    DISTANCES,
+    classifier_distance,
+    layer_distances,
+    load_lpips,
+    unit,
+)
 from diffjax.models.classifier import Classifier
 from diffjax.models.stages import ALEXNET, VGG16
 
@@ -116,8 +122,17 @@ def test_distances_are_symmetric_and_of_each_pair_alone(loaded):
     np.testing.assert_array_equal(compiled(params, a, a), 0)
 
 
+def test_unit_features_have_a_finite_gradient_at_the_zero_vector():
+    """The root of the square has none there."""
+    x = jnp.asarray([[0.0, 0.0], [3.0, 4.0]]).reshape(1, 1, 2, 2)
+    np.testing.assert_allclose(unit(x)[0, 0], [[0, 0], [0.6, 0.8]], rtol=1e-6)
+    slope = jax.grad(lambda x: unit(x)[..., 0].sum())(x)
+    assert jnp.isfinite(slope).all()
+    np.testing.assert_allclose(slope[0, 0, 1], [0.128, -0.096], rtol=1e-5)  # (1 - u u') / 5
+
+
 def test_the_gradient_is_finite_where_features_are_zero(loaded):
-    """Biases far below 0 make every feature 0: the norm's root has no gradient there."""
+    """Biases far below 0 make every feature 0."""
     distance, params = loaded
     dead = jax.tree_util.tree_map_with_path(
         lambda path, a: a - 100 if path[-1].key == "bias" else a, params

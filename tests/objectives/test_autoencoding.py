@@ -214,8 +214,14 @@ def test_the_adaptive_weight_makes_both_gradients_equally_long():
     longer = np.linalg.norm(4 * (2 * np.float64(kernel) - target))
     np.testing.assert_allclose(found, longer / (2 * np.linalg.norm(way) + DELTA), rtol=1e-5)
     assert adaptive_weight(rebuild, kernel, distorted, lambda x: 0 * jnp.sum(x)) == MOST
-    slope = jax.grad(lambda kernel: adaptive_weight(rebuild, kernel, distorted, adversarial))
-    np.testing.assert_array_equal(slope(kernel), 0)
+
+    def scaled(scale, kernel):
+        return adaptive_weight(rebuild, kernel, lambda x: scale * distorted(x), adversarial)
+
+    assert scaled(2.0, kernel) > 1.9 * found
+    by_scale, by_kernel = jax.grad(scaled, (0, 1))(2.0, kernel)
+    assert by_scale == 0
+    np.testing.assert_array_equal(by_kernel, 0)
 
 
 def trained(accumulate=1, devices=1):
