@@ -19,10 +19,11 @@ from diffjax.samplers.consistency import Consistency
 from diffjax.samplers.ddim import DDIM
 from diffjax.tasks.denoisers import DENOISER, DenoiserTask, Pictures
 from diffjax.tasks.distillation import Distillation, Method
-from experiments.flags import kinds, learning, specs
+from experiments.flags import caching, first_stage, kinds, learning, specs
 from experiments.start import command
 
 flags.adopt_module_key_flags(learning)
+flags.adopt_module_key_flags(caching)
 # What a run is, besides learning.IDENTITY.
 TEACHER = kinds.define_path(
     "teacher", None, "the folder of the run whose network the student starts from", required=True
@@ -66,6 +67,8 @@ def main() -> None:
         runs.check_kind(TEACHER.value, config.task, DenoiserTask)
         check_fit(config.task, records)
         task = describe(config.task, student_steps(config.task))
+        if task.autoencoder is not None:
+            records = first_stage.cache_of(records, task.autoencoder).load()
         sampler = Consistency() if task.consistent else DDIM()
         shown = Pictures(sampler, None, task.student_steps, NUM_SAMPLES.value, learning.SEED.value)
         text = learning.flags_text("distill", OWN)

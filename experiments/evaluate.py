@@ -12,6 +12,7 @@ from absl import flags
 
 from diffjax import runs
 from diffjax.errors import UserError
+from diffjax.tasks.autoencoder import Autoencoding
 from diffjax.tasks.denoisers import DenoiserTask
 from experiments.evaluations import (
     assessment,
@@ -21,20 +22,22 @@ from experiments.evaluations import (
     held_out,
     judged,
     loss,
+    reconstructions,
     sweep,
 )
 from experiments.evaluations.saved import read_saved, warn_if_read_only
 from experiments.flags import cpu_devices, kinds
 from experiments.start import command
 
-for module in (cpu_devices, held_out, drawn, caption_fit, loss, bpd):
+for module in (cpu_devices, held_out, drawn, caption_fit, loss, bpd, reconstructions):
     flags.adopt_module_key_flags(module)
 RUN = kinds.define_path("run", None, "the folder of the run that is measured", required=True)
 CHOSEN = flags.DEFINE_list(
     "metrics", ["judge"],
     "which of judge, what a judge sees in drawn images; loss, the network's error on held-out "
     "ones; bpd, their bits/dim; guidance, what each scale buys; assessment, whether a judge sees "
-    "the classes asked for; clip_score, whether a CLIP sees the captions asked for",
+    "the classes asked for; clip_score, whether a CLIP sees the captions asked for; or "
+    "reconstruction, of a run of experiments.vae",
 )  # fmt: skip
 JUDGED = {
     "judge": judged.judge_samples,
@@ -43,10 +46,16 @@ JUDGED = {
 }
 DRAWN = {**JUDGED, "clip_score": caption_fit.score_captions}
 HELD_OUT = {"loss": loss.tell_loss, "bpd": bpd.tell_bits}
-METRICS = (*DRAWN, *HELD_OUT)
+RECONSTRUCTION = "reconstruction"
+METRICS = (*DRAWN, *HELD_OUT, RECONSTRUCTION)
 
 
 def main() -> None:
+    if RECONSTRUCTION in CHOSEN.value and len(CHOSEN.value) > 1:
+        raise UserError(
+            f"--metrics={','.join(CHOSEN.value)}: reconstruction is of an autoencoder, and the "
+            "others of what a run draws: give it alone"
+        )
     unknown = [metric for metric in CHOSEN.value if metric not in METRICS]
     if unknown or not CHOSEN.value:
         raise UserError(f"--metrics={','.join(CHOSEN.value)}: choose among {', '.join(METRICS)}")
@@ -54,16 +63,20 @@ def main() -> None:
     check_flags(draws)
     cpu_devices.split_cpu(cpu_devices.cores())
     folder, config = runs.open_run(RUN.value)
-    runs.check_kind(RUN.value, config.task, DenoiserTask)
+    of_stage = CHOSEN.value == [RECONSTRUCTION]
+    runs.check_kind(RUN.value, config.task, Autoencoding if of_stage else DenoiserTask)
     path = folder.path / "evaluation.json"
     read_saved(path)  # or it would be found broken when all is done
     warn_if_read_only(path)
+    if of_stage:
+        reconstructions.tell_reconstructions(runs.load(RUN.value, Autoencoding), path)
+        return
     told = [metric for metric in CHOSEN.value if metric in HELD_OUT]
     if "bpd" in told:
         bpd.check(config.task)
     if "clip_score" in draws:
         caption_fit.check(config.task)
-    real = held_out.of_run(config) if told else None
+    real = held_out.of_run(config, held_out.read_by(config.task)) if told else None
     run = runs.load(RUN.value, DenoiserTask)
     for metric in draws:
         DRAWN[metric](run, path)
@@ -75,7 +88,8 @@ def main() -> None:
 def check_flags(draws: list[str]) -> None:
     """Raises UserError for a flag of a metric that is not measured, and without a judge."""
     owned = (
-        (("loss",), loss.OWN), (("bpd",), bpd.OWN), (tuple(JUDGED), drawn.OWN),
+        (("loss",), loss.OWN), (("bpd",), bpd.OWN), (tuple(JUDGED), (drawn.JUDGE,)),
+        ((*JUDGED, RECONSTRUCTION), drawn.FEATURES), ((RECONSTRUCTION,), reconstructions.OWN),
         (tuple(DRAWN), drawn.DRAWING), (("clip_score",), caption_fit.OWN),
     )  # fmt: skip
     for metrics, own in owned:

@@ -65,7 +65,7 @@ WEIGHTS = kinds.define_path(
 )  # fmt: skip
 CHOSEN = flags.DEFINE_list("figures", list(FIGURES), "what is said of the features")
 DRAWING = (STEPS, SAMPLER, SPACING, GUIDANCE)
-OWN = (JUDGE, EXTRACTOR, WEIGHTS, CHOSEN)
+FEATURES = (EXTRACTOR, WEIGHTS, CHOSEN)
 
 
 class Seen(NamedTuple):

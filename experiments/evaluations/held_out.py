@@ -37,8 +37,13 @@ def open_held_out(config: RunConfig[Any]) -> Records:
     return config.open("test", DATA_DIR.value)
 
 
-def of_run(config: RunConfig[DenoiserTask]) -> Batch:
-    """What the run's loss would read of images that its data set holds out.
+def read_by(task: DenoiserTask) -> tuple[str, ...]:
+    """The parts of a record that a held-out loss reads: images, which a first stage encodes."""
+    return ("image", *task.condition.batch_keys)
+
+
+def of_run(config: RunConfig[Any], keys: tuple[str, ...]) -> Batch:
+    """These parts of images that the run's data set holds out.
 
     As many as were asked for, or there are, which it says. Raises UserError for fewer than two.
     """
@@ -50,9 +55,9 @@ def of_run(config: RunConfig[DenoiserTask]) -> Batch:
         print(f"--num={NUM.value} is cut to {count}: the run's data set holds out no more")
     order = np.random.default_rng(SEED.value).permutation(count)[: NUM.value]
     rows = read_all(records, order.tolist())
-    if missing := [key for key in config.task.batch_keys if key not in rows[0]]:
+    if missing := [key for key in keys if key not in rows[0]]:
         raise UserError(f"the run's loss reads {listed(missing)}, which its data set has none of")
-    return {key: np.stack([row[key] for row in rows]) for key in config.task.batch_keys}
+    return {key: np.stack([row[key] for row in rows]) for key in keys}
 
 
 def affordable(num: int, held_out: int) -> int:

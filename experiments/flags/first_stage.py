@@ -9,6 +9,7 @@ from diffjax import runs
 from diffjax.data import Records
 from diffjax.errors import UserError
 from diffjax.spaces.latents import Latents
+from diffjax.tasks.base import Source
 from diffjax.tasks.denoisers import AUTOENCODER
 from diffjax.tasks.latent_cache import LatentCache, Scale, measured, space_of
 from experiments.flags import caching, kinds, learning
@@ -38,10 +39,7 @@ def in_space(records: Records) -> Learnt:
     if FIRST_STAGE.value is None:
         return Learnt(records, records.image_shape, {})
     source = runs.source_of(FIRST_STAGE.value, AUTOENCODER)
-    cache = LatentCache(
-        records, runs.load_source(source), source.digest, learning.data_named(),
-        pathlib.Path(caching.CACHE_DIR.value), learning.MAX_BAD_RECORDS.value, learning.say,
-    )  # fmt: skip
+    cache = cache_of(records, source)
     latents = cache.load()
     space = space_of(latents, begun_scale() or measured(latents), cache.shape)
     learning.say(
@@ -49,6 +47,14 @@ def in_space(records: Records) -> Learnt:
         f"{space.shift_factor}"
     )
     return Learnt(latents, cache.shape, {"space": space, "autoencoder": source})
+
+
+def cache_of(records: Records, source: Source) -> LatentCache:
+    """The latents of a first stage, in --cache_dir."""
+    return LatentCache(
+        records, runs.load_source(source), source.digest, learning.data_named(),
+        pathlib.Path(caching.CACHE_DIR.value), learning.MAX_BAD_RECORDS.value, learning.say,
+    )  # fmt: skip
 
 
 def begun_scale() -> Scale | None:
