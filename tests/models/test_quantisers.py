@@ -203,6 +203,13 @@ def test_a_code_without_vectors_stays_where_it_is():
     np.testing.assert_allclose(usage.codebook, [[1], [10]], rtol=1e-5)
 
 
+def test_no_step_leaves_a_code_of_less_usage_than_its_average_needs():
+    quantiser = AveragedQuantiser(6, 3, decay=0.5)
+    (state,) = trained(quantiser, [LATENTS], start=start_at(CODES + 1000, 1e-30))
+    least = float(state["usage"]["counts"].min())
+    np.testing.assert_allclose(least, 0.5 * ema.LEAST, rtol=1e-5)
+
+
 def test_an_evaluation_moves_nothing_and_needs_no_keys():
     quantiser = AveragedQuantiser(6, 3, revive_below=0.1)
     tree = Net(quantiser).init(jax.random.key(0), LATENTS)
