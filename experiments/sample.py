@@ -69,6 +69,7 @@ def main() -> None:
         draw, run.components, key, num, BATCH_SIZE.value, times, cond, chosen.guidance
     )
     images = to_uint8(np.asarray(drawn.images))
+    images = images if edit is None else edit.finished(images)
     np.savez_compressed(out / "samples.npz", images=images)
     if edit is None:
         save_grid(out / "grid.png", images, guiding.texts(task, num))

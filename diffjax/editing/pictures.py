@@ -136,6 +136,25 @@ PARTS: dict[str, Part] = {
 }
 
 
+def kept_whole(
+    keep: Bool[np.ndarray, "H W 1"], shape: tuple[int, ...]
+) -> Bool[np.ndarray, "h w 1"]:
+    """Which places of a map of a smaller shape stand for pixels that are all kept.
+
+    Raises UserError where there is none.
+    """
+    height, width = shape
+    squares = keep.reshape(height, keep.shape[0] // height, width, keep.shape[1] // width, 1)
+    found = np.asarray(squares.all(axis=(1, 3)))
+    if not found.any():
+        side = keep.shape[0] // height
+        raise UserError(
+            f"the mask keeps no square of {side}x{side} pixels whole, which one latent stands for: "
+            "keep more"
+        )
+    return found
+
+
 def read_mask(text: str, form: tuple[int, int, int]) -> Bool[np.ndarray, "H W 1"]:
     """What is kept of an image, True, of the height and width of `form`.
 

@@ -42,5 +42,9 @@ class Space(abc.ABC):
         """x0 of images in [-1, 1]; what is drawn is drawn by the sample's own key."""
 
     @abc.abstractmethod
+    def centre(self, images: Images, autoencoder: Autoencoder | None = None) -> Latent:
+        """x0 of images in [-1, 1] with nothing drawn: the mean of what `encode` draws."""
+
+    @abc.abstractmethod
     def decode(self, x0: Latent, autoencoder: Autoencoder | None = None) -> Images:
         """Images, about in [-1, 1], of x0."""

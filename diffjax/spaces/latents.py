@@ -57,6 +57,12 @@ class Latents(Space):
     def drawn(self, keys: Keys, mean: Latent, log_variance: Latent) -> Latent:
         """x0, drawn from the posterior with that mean and log-variance."""
         z = mean + jnp.exp(log_variance / 2) * normal(fold_in(keys, DRAW), mean.shape[1:])
+        return self._scaled(z)
+
+    def centre(self, images: Images, autoencoder: Autoencoder | None = None) -> Latent:
+        return self._scaled(_given(autoencoder).encode(images)[0])
+
+    def _scaled(self, z: Latent) -> Latent:
         return (z - self.shift_factor) * self.scale_factor
 
     def decode(self, x0: Latent, autoencoder: Autoencoder | None = None) -> Images:

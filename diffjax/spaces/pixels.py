@@ -22,5 +22,8 @@ class Pixels(Space):
     def encode(self, keys: Keys, images: Images, autoencoder: Autoencoder | None = None) -> Images:
         return images
 
+    def centre(self, images: Images, autoencoder: Autoencoder | None = None) -> Images:
+        return images
+
     def decode(self, x0: Images, autoencoder: Autoencoder | None = None) -> Images:
         return x0

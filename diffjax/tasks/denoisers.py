@@ -160,6 +160,19 @@ class DenoiserTask(Task):
             stage = _stage(components[AUTOENCODER].model, params[AUTOENCODER])
         return {**batch, "image": self.space.encode(keys, batch["image"], stage)}
 
+    def x0_of(
+        self, components: Mapping[str, Component], images: Float[np.ndarray, "N H W C"]
+    ) -> Float[np.ndarray, "N h w c"]:
+        """x0 of images in [-1, 1], with nothing drawn."""
+        if not self.space.needs_autoencoder:
+            return images
+        stage = components[AUTOENCODER]
+        centre = centring(self.space, stage.model)
+        found: np.ndarray = in_batches(
+            lambda rows: centre(stage.params, jnp.asarray(rows)), images, min(len(images), 32)
+        )
+        return found
+
     def decoder(self, components: Mapping[str, Component], batch_size: int) -> Decode:
         """A function from x0 to images, in batches."""
         if not self.space.needs_autoencoder:
@@ -247,6 +260,12 @@ class DenoiserTask(Task):
 def decoding(space: Space, model: nn.Module) -> Callable[[Params, Latent], Images]:
     """A compiled (the autoencoder's params, x0) -> images; a second call compiles nothing."""
     return jax.jit(lambda params, x0: space.decode(x0, _stage(model, params)))
+
+
+@functools.lru_cache(maxsize=16)
+def centring(space: Space, model: nn.Module) -> Callable[[Params, Images], Latent]:
+    """A compiled (the autoencoder's params, images) -> x0; a second call compiles nothing."""
+    return jax.jit(lambda params, images: space.centre(images, _stage(model, params)))
 
 
 def _stage(model: Any, params: Params) -> Autoencoder:

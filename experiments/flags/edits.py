@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from jaxtyping import Array, Float, Float32, Int, UInt8
+from jaxtyping import Array, Bool, Float, Float32, Int, UInt8
 from PIL import Image
 
 from diffjax.data.images import to_uint8
@@ -19,7 +19,7 @@ from diffjax.editing.draw import make_edit_draw
 from diffjax.editing.image_to_image import SDEdit
 from diffjax.editing.inpainting import Repaint
 from diffjax.editing.interpolation import FromNoise, invert, slerp
-from diffjax.editing.pictures import PARTS, read_mask, read_pictures
+from diffjax.editing.pictures import PARTS, kept_whole, read_mask, read_pictures
 from diffjax.editing.posterior import DPS, Coarse, Grey, Measurement
 from diffjax.errors import UserError, listed
 from diffjax.generate import Draw
@@ -59,6 +59,7 @@ ZETA = kinds.define_number(
     "zeta", None, "colourise, super_resolution: how far each step goes to what was measured, by "
     "default 1",
 )  # fmt: skip
+MEASURED = ("colourise", "super_resolution")
 NOISY = ("inpaint", "colourise", "super_resolution")  # whose papers draw with DDPM's steps
 OWN = (
     (MASK, ("inpaint",)),
@@ -76,13 +77,22 @@ class Editing:
     """Images to edit, in [-1, 1], each in turn.
 
     classes: those that they are of; None where the run knows none. edit: what is done to the images
-    of the given numbers. degraded: what it is told of them, as images, where that is not all.
+    of the given numbers. degraded: what it is told of them, as images, where that is not all. keep:
+    which pixels stay as they are.
     """
 
     pictures: Float32[np.ndarray, "P H W C"]
     classes: Int[np.ndarray, "P"] | None
     edit: Callable[[Sampler, Int[np.ndarray, "N"]], Edit]
     degraded: Float32[np.ndarray, "P H W C"] | None = None
+    keep: Bool[np.ndarray, "H W 1"] | None = None
+
+    def finished(self, made: UInt8[np.ndarray, "N H W C"]) -> UInt8[np.ndarray, "N H W C"]:
+        """What was made, with the pixels that are kept as they were: latents keep them roughly."""
+        if self.keep is None:
+            return made
+        of = np.arange(len(made)) % len(self.pictures)
+        return np.where(self.keep, to_uint8(self.pictures)[of], made)
 
     def told(self, names: Sequence[str]) -> str:
         """What to tell the user of the classes that were not given, by their names."""
@@ -119,13 +129,17 @@ class Editing:
 
 @dataclasses.dataclass(frozen=True)
 class Walk:
-    """Images to walk between, each to the next; as Editing."""
+    """Images to walk between, each to the next, with their x0; as Editing."""
 
     pictures: Float32[np.ndarray, "P H W C"]
+    x0: Float32[np.ndarray, "P h w c"]
     classes: Int[np.ndarray, "P"] | None
 
     def told(self, names: Sequence[str]) -> str:
         return _told(self.classes, names)
+
+    def finished(self, made: UInt8[np.ndarray, "N H W C"]) -> UInt8[np.ndarray, "N H W C"]:
+        return made
 
     @property
     def num(self) -> int:
@@ -150,9 +164,9 @@ class Walk:
         self, run: Run[DenoiserTask], sampler: Sampler, times: Float[Array, "T"], num: int,
         chosen: guiding.Chosen,
     ) -> tuple[Draw, Float[Array, "S"]]:  # fmt: skip
-        FromNoise(sampler, jnp.asarray(self.pictures)).check(run.task.process)
+        FromNoise(sampler, jnp.asarray(self.x0)).check(run.task.process)
         after, share = self._shares(num)
-        ends = _inverted(run, self.pictures, self.classes, times)
+        ends = _inverted(run, self.x0, self.classes, times)
         edit = FromNoise(sampler, slerp(ends[after], ends[after + 1], jnp.asarray(share)))
         return _compiled(run, edit, chosen), times
 
@@ -179,9 +193,9 @@ def read(run: Run[DenoiserTask]) -> Editing | Walk | None:
             raise UserError(f"--{flag.name} does nothing without --task={' or '.join(tasks)}")
     if TASK.value is None:
         return None
-    if run.task.space.needs_autoencoder:
+    if run.task.space.needs_autoencoder and TASK.value in MEASURED:
         raise UserError(
-            f"--task={TASK.value} edits pixels, and this run draws latents: leave it out"
+            f"--task={TASK.value} measures pixels, and this run draws latents: choose another"
         )
     if INIT.value is None:
         raise UserError(f"--task={TASK.value} needs images: pass --init=FILE or a folder")
@@ -190,18 +204,23 @@ def read(run: Run[DenoiserTask]) -> Editing | Walk | None:
     # Images of the coarse size are what is measured, to the pixel.
     coarse = measurement.factor if isinstance(measurement, Coarse) else 1
     pictures = read_pictures(INIT.value, form, coarse)
+    x0 = run.task.x0_of(run.components, pictures)
+    classes = _classes(run, x0)
     if TASK.value == "interpolate":
         if len(pictures) < 2:
             raise UserError(f"--init={INIT.value} has one image: interpolate between two or more")
-        return Walk(pictures, _classes(run, pictures))
-    edit, degraded = _edit(TASK.value, pictures, form, measurement)
+        return Walk(pictures, x0, classes)
+    keep = None
+    if TASK.value == "inpaint":
+        keep = read_mask("centre" if MASK.value is None else MASK.value, form)
+    edit, degraded = _edit(TASK.value, pictures, x0, keep, measurement)
     edit(DDIM(), np.zeros(1, np.int64))
-    return Editing(pictures, _classes(run, pictures), edit, degraded)
+    return Editing(pictures, classes, edit, degraded, keep)
 
 
 def _measurement(task: str, form: tuple[int, int, int]) -> Measurement | None:
     """What is known of an image in place of it. Raises UserError where it is not for the form."""
-    if task not in ("colourise", "super_resolution"):
+    if task not in MEASURED:
         return None
     found: Measurement = Grey() if task == "colourise" else Coarse(**_given(factor=FACTOR))
     found.check(form)
@@ -211,25 +230,27 @@ def _measurement(task: str, form: tuple[int, int, int]) -> Measurement | None:
 def _edit(
     task: str,
     pictures: Float32[np.ndarray, "P H W C"],
-    form: tuple[int, int, int],
+    x0: Float32[np.ndarray, "P h w c"],
+    keep: Bool[np.ndarray, "H W 1"] | None,
     measurement: Measurement | None,
 ) -> tuple[Callable[[Sampler, Int[np.ndarray, "N"]], Edit], Float32[np.ndarray, "P H W C"] | None]:
     """`edit` and `degraded` of the Editing, as the flags would have them."""
     match task:
         case "inpaint":
-            keep = jnp.asarray(read_mask("centre" if MASK.value is None else MASK.value, form))
+            assert keep is not None
+            whole = jnp.asarray(kept_whole(keep, x0.shape[1:3]))
             again = _given(jump=JUMP, resample=RESAMPLE)
 
             def inpaint(sampler: Sampler, of: Int[np.ndarray, "N"]) -> Edit:
-                known = jnp.asarray(pictures[of])
+                known = jnp.asarray(x0[of])
                 return Repaint(
-                    sampler, known, jnp.broadcast_to(keep, (len(of), *keep.shape)), **again
+                    sampler, known, jnp.broadcast_to(whole, (len(of), *whole.shape)), **again
                 )
 
             return inpaint, np.where(keep, pictures, np.float32(0))
         case "img2img":
             strength = _given(strength=STRENGTH)
-            return lambda sampler, of: SDEdit(sampler, jnp.asarray(pictures[of]), **strength), None
+            return lambda sampler, of: SDEdit(sampler, jnp.asarray(x0[of]), **strength), None
     assert measurement is not None
     measured = measurement.measure(jnp.asarray(pictures))
     zeta = _given(zeta=ZETA)
@@ -243,7 +264,7 @@ def _given(**options: flags.FlagHolder[Any]) -> dict[str, Any]:
 
 
 def _classes(
-    run: Run[DenoiserTask], pictures: Float32[np.ndarray, "P H W C"]
+    run: Run[DenoiserTask], x0: Float32[np.ndarray, "P h w c"]
 ) -> Int[np.ndarray, "P"] | None:
     """The pictures' classes: those of --labels, or what the network takes them for."""
     condition = run.task.condition
@@ -251,7 +272,7 @@ def _classes(
         return None
     if guiding.LABELS.present:
         condition.asked(guiding.LABELS.value, 1)  # refuses what is no class
-        return np.resize(np.asarray(guiding.LABELS.value, int), len(pictures))
+        return np.resize(np.asarray(guiding.LABELS.value, int), len(x0))
     denoiser, classes = run[DENOISER], condition.classes
     process = run.task.process.bind(denoiser.params)
 
@@ -263,7 +284,7 @@ def _classes(
 
         return likeliest(process.schedule, conditioned, x, classes)
 
-    return np.asarray(told(denoiser.params, jnp.asarray(pictures)))
+    return np.asarray(told(denoiser.params, jnp.asarray(x0)))
 
 
 def _told(classes: Int[np.ndarray, "P"] | None, names: Sequence[str]) -> str:
@@ -275,21 +296,23 @@ def _told(classes: Int[np.ndarray, "P"] | None, names: Sequence[str]) -> str:
 
 def _inverted(
     run: Run[DenoiserTask],
-    pictures: Float32[np.ndarray, "P H W C"],
+    x0: Float32[np.ndarray, "P h w c"],
     classes: Int[np.ndarray, "P"] | None,
     times: Float[Array, "T"],
 ) -> Images:
-    """The pictures' noises, without guidance, under which DDIM's way up strays."""
+    """The noises of x0, without guidance, under which DDIM's way up strays."""
     denoiser = run[DENOISER]
-    process = run.task.process.bind(denoiser.params)
+    process, limit = run.task.process.bind(denoiser.params), run.task.space.limit
 
     @jax.jit
     def noises(params: Params, x: Images, cond: Cond) -> Images:
         denoise = process.denoiser(denoiser.model.apply, params, cond)
-        return invert(process.schedule, clip_x0(denoise, process.schedule), x, times)
+        if limit is not None:
+            denoise = clip_x0(denoise, process.schedule, limit)
+        return invert(process.schedule, denoise, x, times)
 
-    cond = run.task.condition.asked(None if classes is None else classes.tolist(), len(pictures))
-    return noises(denoiser.params, jnp.asarray(pictures), cond)
+    cond = run.task.condition.asked(None if classes is None else classes.tolist(), len(x0))
+    return noises(denoiser.params, jnp.asarray(x0), cond)
 
 
 def _compiled(run: Run[DenoiserTask], edit: Edit, chosen: guiding.Chosen) -> Draw:
