@@ -11,6 +11,7 @@ from diffjax.conditions.base import rows_of
 from diffjax.errors import UserError
 from diffjax.guidance.base import Pair, Scale, doubled, guided, in_interval, versus
 from diffjax.guidance.classifier import ClassLogProb, classifier_guidance, on_x0
+from diffjax.guidance.decoded import Decoded
 from diffjax.guidance.rules import adaptive_projected, rescaled
 from diffjax.guidance.similarity import Similarity
 from diffjax.guidance.thresholds import clip_x0, dynamic_threshold
@@ -45,7 +46,7 @@ class Judged(NamedTuple):
     are labels, those of `Similarity` embeddings. Another judge compiles anew.
     """
 
-    judge: ClassLogProb | Similarity
+    judge: ClassLogProb | Similarity | Decoded
     params: Params
     scale: Scale
     targets: Int[Array, "B"] | Float[Array, "B D"]
@@ -115,8 +116,8 @@ def guide(
             pair = versus(denoise, process.denoiser(weak or apply, away.params, away.cond))
         denoise = _away(pair, schedule, away)
     if (judged := guidance.judged) is not None:
-        if limit is None:
-            raise UserError("a judge looks at images, and this run draws latents: leave it out")
+        if limit is None and not isinstance(judged.judge, Decoded):
+            raise UserError("a judge looks at images, and this run draws latents: decode them")
         denoise = classifier_guidance(
             denoise, schedule, on_x0(denoise, _asked(judged), limit), judged.scale
         )

@@ -27,7 +27,8 @@ from diffjax.display.images import save_film, save_grid
 from diffjax.errors import UserError
 from diffjax.generate import UNGUIDED, Draw, generate, make_draw, times_of
 from diffjax.guidance.base import are_scales
-from diffjax.guidance.plan import Away, Guidance
+from diffjax.guidance.decoded import Decoded
+from diffjax.guidance.plan import Away, Guidance, Judged
 from diffjax.models.backbone import Backbone
 from diffjax.process import Process
 from diffjax.samplers.base import Sampler
@@ -173,6 +174,15 @@ class DenoiserTask(Task):
         )
         return found
 
+    def shown_to(self, components: Mapping[str, Component], judged: Judged) -> Judged:
+        """Guidance by a network that knows images, in the space of x0."""
+        if not self.space.needs_autoencoder:
+            return judged
+        stage = components[AUTOENCODER]
+        params = {"judge": judged.params, "stage": stage.params}
+        judge = Decoded(judged.judge, Decoding(self.space, stage.model))  # type: ignore[arg-type]
+        return judged._replace(judge=judge, params=params)
+
     def decoder(self, components: Mapping[str, Component], batch_size: int) -> Decode:
         """A function from x0 to images, in batches."""
         if not self.space.needs_autoencoder:
@@ -256,10 +266,21 @@ class DenoiserTask(Task):
         return Guidance(Away(jnp.full(num, np.asarray(scale, np.float32)), unwanted))
 
 
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """(The autoencoder's params, x0) -> images; equal for equal spaces and networks."""
+
+    space: Space
+    model: nn.Module
+
+    def __call__(self, params: Params, x0: Latent) -> Images:
+        return self.space.decode(x0, _stage(self.model, params))
+
+
 @functools.lru_cache(maxsize=16)
 def decoding(space: Space, model: nn.Module) -> Callable[[Params, Latent], Images]:
-    """A compiled (the autoencoder's params, x0) -> images; a second call compiles nothing."""
-    return jax.jit(lambda params, x0: space.decode(x0, _stage(model, params)))
+    """A compiled `Decoding`; a second call compiles nothing."""
+    return jax.jit(Decoding(space, model))
 
 
 @functools.lru_cache(maxsize=16)

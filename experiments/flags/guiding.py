@@ -124,6 +124,8 @@ def choose(run: Run[DenoiserTask], num: int, labels: Sequence[Any] | None = None
         )  # fmt: skip
     if towers is not None:
         judged = towers.towards(CLIP_TEXT.value or (), _scales(CLIP_SCALE, num).tolist(), num)
+    if judged is not None:
+        judged = task.shown_to(run.components, judged)
     guidance = Guidance(_away(run, weak, cond, num), judged, PERCENTILE.value)
     return Chosen(cond, guidance, None if weak is None else weak.task.model)
 
@@ -139,8 +141,6 @@ def _load_towers(task: DenoiserTask) -> Towers | None:
         raise UserError("--clip and --judge both guide by a gradient: leave one out")
     if not CLIP_TEXT.value:
         raise UserError("--clip needs a text to guide to: pass --clip_text")
-    if task.space.limit is None:
-        raise UserError("--clip looks at images, and this run draws latents: leave it out")
     return runs.load_towers(CLIP.value)
 
 

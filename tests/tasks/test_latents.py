@@ -8,7 +8,9 @@ import pytest
 from flax import linen as nn
 
 from diffjax.errors import UserError
-from diffjax.guidance.plan import Guidance, guide
+from diffjax.guidance.classifier import ClassLogProb
+from diffjax.guidance.plan import Guidance, Judged, guide
+from diffjax.models.classifier import Classifier
 from diffjax.models.layers import average_pixels, repeat_pixels
 from diffjax.models.unet import UNet
 from diffjax.runs import trained_components
@@ -90,6 +92,36 @@ def test_images_are_drawn_in_latents_and_decoded():
     DECODED.clear()
     TASK.sample(whole, jax.random.key(2), Asked(num=3, steps=2, batch_size=2))
     assert not DECODED, "a second draw compiles nothing"
+
+
+def test_a_judge_of_images_guides_latents_through_the_decoder():
+    """Its gradient is that of the judge of decoded images, by the chain rule (here linear)."""
+    judge = Classifier(num_classes=2, stem=4, channels=(8,), num_features=4)
+    weights = jax.jit(judge.init)(jax.random.key(3), jnp.zeros((1, 8, 8, 1)))["params"]
+    targets = jnp.asarray([0, 1, 1])
+    judged = Judged(ClassLogProb(judge), weights, jnp.asarray(1.0), targets)
+    shown = TASK.shown_to(components(), judged)
+    assert shown.judge == TASK.shown_to(components(30.0), judged).judge
+    x0 = 0.3 * jax.random.normal(jax.random.key(4), (3, 4, 4, 1))
+
+    def told(x0):
+        return shown.judge(shown.params, x0, targets).sum()
+
+    def of_images(images):
+        return judged.judge(weights, images, targets).sum()
+
+    found = jax.jit(jax.grad(told))(x0)
+    # Decoding divides by the scale of 0.5 and the gain of 3, and repeats each pixel four times.
+    images = repeat_pixels(x0 / 1.5)
+    expected = 4 * average_pixels(jax.jit(jax.grad(of_images))(images)) / 1.5
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(found).max() > 1e-4
+
+
+def test_x0_of_images_is_the_mean_of_their_latents():
+    images = np.asarray(jax.random.uniform(jax.random.key(1), (3, 8, 8, 1), minval=-1))
+    found = TASK.x0_of(components(), images)
+    np.testing.assert_allclose(found, 1.5 * average_pixels(jnp.asarray(images)), atol=1e-6)
 
 
 def test_a_bound_of_latents_is_refused():
