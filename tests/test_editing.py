@@ -17,7 +17,7 @@ from diffjax.editing.classify import likeliest
 from diffjax.editing.image_to_image import SDEdit
 from diffjax.editing.inpainting import Repaint
 from diffjax.editing.interpolation import FromNoise, invert, slerp
-from diffjax.editing.pictures import PARTS, read_mask, read_pictures
+from diffjax.editing.pictures import PARTS, kept_whole, read_mask, read_pictures
 from diffjax.editing.posterior import DPS, Coarse, Grey
 from diffjax.errors import UserError
 from diffjax.process import Process
@@ -418,6 +418,17 @@ def test_parts(part):
         row, column = {"left": (4, 0), "right": (4, 11), "top": (0, 6), "bottom": (7, 6)}[part]
         assert painted[row, column]
         assert not painted[7 - row, 11 - column]
+
+
+def test_a_latent_is_kept_where_its_whole_square_is():
+    keep = np.ones((6, 4, 1), bool)
+    keep[3, 2] = False
+    expected = [[True, True], [True, False], [True, True]]
+    np.testing.assert_array_equal(kept_whole(keep, (3, 2))[..., 0], expected)
+    np.testing.assert_array_equal(kept_whole(keep, (6, 4)), keep)
+    keep[::2, ::2] = False
+    with pytest.raises(UserError, match="keeps no square of 2x2 pixels whole"):
+        kept_whole(keep, (3, 2))
 
 
 @pytest.mark.parametrize(("drawn", "kept"), [(90, True), (255, True), (0, False)])

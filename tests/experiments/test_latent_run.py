@@ -26,7 +26,7 @@ DIFFUSION = (
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The folders of a first stage, of a run in its latents, and of the cache; and what was said."""
+    """The folders of a first stage and of a run in its latents, the run's flags, what was said."""
     folder = tmp_path_factory.mktemp("latents")
     stage, run, cache = folder / "stage", folder / "run", folder / "cache"
     done = program("vae", *STAGE, f"--workdir={stage}")
