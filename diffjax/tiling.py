@@ -42,7 +42,7 @@ from diffjax.models.layers import (
 from diffjax.models.unet_checks import check_images
 from diffjax.typing import Images, Params
 
-TILE = 256
+TILE = 128
 Host = Float[np.ndarray, "B H W C"]
 Map = Float[np.ndarray, "H W C"]  # of one image, between two layers
 Other = Float[np.ndarray, "h w c"]  # what a layer makes of a map
@@ -161,8 +161,7 @@ class Layers:
         h = self.convolve(params["conv1"], x, norm, self.activation)
         x = self.mix(params["conv_shortcut"], x) if "conv_shortcut" in params else x
         norm = self.norm(params["norm2"], h)
-        x += self.convolve(params["conv2"], h, norm, self.activation)
-        return x
+        return self.convolve(params["conv2"], h, norm, self.activation, onto=x)
 
     def attention(self, params: Params, x: Map) -> Map:
         """`layers.Attention` of one head. It overwrites x.
@@ -200,11 +199,12 @@ class Layers:
         return np.repeat(each.reshape(self.groups, -1).mean(1), len(each) // self.groups)
 
     def convolve(
-        self, params: Params, x: Map, norm: Norm | None = None, activation: Activation | None = None
-    ) -> Other:
+        self, params: Params, x: Map, norm: Norm | None = None,
+        activation: Activation | None = None, onto: Other | None = None,
+    ) -> Other:  # fmt: skip
         """A 3x3 convolution, after a norm and an activation where they are given."""
         channels = params["kernel"].shape[-1]
-        return self.run(Conv3x3, channels, params, x, AROUND, norm, activation)
+        return self.run(Conv3x3, channels, params, x, AROUND, norm, activation, onto)
 
     def mix(self, params: Params, x: Map) -> Other:
         """A 1x1 convolution."""
@@ -220,20 +220,24 @@ class Layers:
 
     def run(
         self, layer: Callable[..., nn.Module], channels: int, params: Params, x: Map, reach: Reach,
-        norm: Norm | None = None, activation: Activation | None = None,
+        norm: Norm | None = None, activation: Activation | None = None, onto: Other | None = None,
     ) -> Other:  # fmt: skip
-        """A layer of so many output channels on the whole map, one tile at a time."""
+        """A layer of so many output channels on the whole map, one tile at a time.
+
+        The output is added to the map `onto`, where there is one: this saves a map.
+        """
         height, width = x.shape[:2]
         tile = _share(height, self.tile), _share(width, self.tile)
         compute = partial(_compute, layer(channels, dtype=self.dtype), activation, reach)
-        out = np.empty((reach.scaled(height), reach.scaled(width), channels), np.float32)
+        size = reach.scaled(height), reach.scaled(width), channels
+        out = np.zeros(size, np.float32) if onto is None else onto
         for place in itertools.product(range(0, height, tile[0]), range(0, width, tile[1])):
             corner = place[0] - reach.before, place[1] - reach.before
             part = _cut(x, corner, tuple(n + reach.before + reach.after for n in tile))
             found = np.asarray(compute(params, part, norm, corner, (height, width)))
             top, left = map(reach.scaled, place)
             region = out[top : top + found.shape[0], left : left + found.shape[1]]
-            region[...] = found[: region.shape[0], : region.shape[1]]
+            region += found[: region.shape[0], : region.shape[1]]
         return out
 
 
