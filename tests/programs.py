@@ -1,4 +1,4 @@
-"""The programs as a user runs them: in a process of their own."""
+"""The programs as a user runs them: in processes of their own."""
 
 import os
 import pathlib
@@ -8,7 +8,10 @@ import sys
 import tempfile
 from typing import Any
 
-ROOT = pathlib.Path(__file__).parent.parent
+import forks
+from forks import ROOT
+
+TIMEOUT = 300  # seconds
 TINY = (
     "--model=unet(block_out_channels=(8,),layers_per_block=1,norm_num_groups=4,mid_block_type=None,"
     "down_block_types=('DownBlock2D',),up_block_types=('UpBlock2D',))"
@@ -47,28 +50,34 @@ def start(
     name: str, *flags: str, cwd: pathlib.Path = ROOT, devices: int = 1, **environ: str
 ) -> subprocess.Popen[str]:
     """python -m experiments.NAME, running, on so many virtual devices."""
-    own = {"PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": str(devices)}
     return subprocess.Popen(
         [sys.executable, "-m", f"experiments.{name}", *flags],
         cwd=cwd,
-        env={**os.environ, **own, **environ},
+        env=environment(devices, **environ),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
+def environment(devices: int, **environ: str) -> dict[str, str]:
+    """What a program is told, on so many virtual devices."""
+    own = {"PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": str(devices)}
+    return {**os.environ, **own, **environ}
+
+
 def finish(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     """Waits for a started program; its output is in .stdout and .stderr."""
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=TIMEOUT)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def program(
-    name: str, *flags: str, cwd: pathlib.Path = ROOT, devices: int = 1
+    name: str, *flags: str, cwd: pathlib.Path = ROOT, devices: int = 1, **environ: str
 ) -> subprocess.CompletedProcess[str]:
-    """python -m experiments.NAME, from start to end."""
-    return finish(start(name, *flags, cwd=cwd, devices=devices))
+    """python -m experiments.NAME, from start to end, in a child of `forks`."""
+    told = environment(devices, **environ)
+    return forks.run(f"experiments.{name}", flags, cwd, told, TIMEOUT)
 
 
 def start_all(name: str, *flags: str, count: int = 2, devices: int = 2) -> list[Any]:
@@ -83,7 +92,7 @@ def start_all(name: str, *flags: str, count: int = 2, devices: int = 2) -> list[
 def check_refused(message: str, name: str, *flags: str) -> None:
     """The program ends with one line that holds `message`, before it compiles a network."""
     with tempfile.TemporaryDirectory() as cache:
-        done = finish(start(name, *flags, JAX_COMPILATION_CACHE_DIR=cache))
+        done = program(name, *flags, JAX_COMPILATION_CACHE_DIR=cache)
         compiled = {path.name.split("-")[0] for path in pathlib.Path(cache).glob("*-cache")}
     assert done.returncode in (1, 2), done.stderr
     assert "Traceback" not in done.stderr, done.stderr

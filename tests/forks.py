@@ -1,0 +1,114 @@
+"""Programs in children of one process that has imported their libraries already.
+
+Importing JAX and what goes with it takes most of the time of a program that is refused. A child
+runs the program as `python -m` would: with its own arguments, environment, folder and streams. The
+tests of starting and stopping start Python itself.
+"""
+
+import atexit
+import functools
+import importlib
+import json
+import os
+import pathlib
+import runpy
+import select
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+ROOT = pathlib.Path(__file__).parent.parent
+LIBRARIES = (
+    "jax", "flax.linen", "optax", "orbax.checkpoint", "grain", "einops", "tensorboardX", "absl.app",
+    "PIL.Image", "jaxtyping", "platformdirs", "tqdm",
+)  # fmt: skip
+
+
+def run(
+    module: str, flags: Sequence[str], cwd: pathlib.Path, environ: Mapping[str, str], timeout: float
+) -> subprocess.CompletedProcess[str]:
+    """python -m MODULE, from start to end. Raises TimeoutExpired where it takes longer."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = (pathlib.Path(folder, name) for name in ("out", "err"))
+        asked = {
+            "module": module, "flags": list(flags), "cwd": str(cwd), "environ": dict(environ),
+            "out": str(out), "err": str(err),
+        }  # fmt: skip
+        server = _server()
+        print(json.dumps(asked), file=server.stdin, flush=True)
+        if not select.select([server.stdout], [], [], timeout)[0]:
+            server.kill()
+            _server.cache_clear()
+            raise subprocess.TimeoutExpired(module, timeout)
+        code = int(server.stdout.readline())
+        return subprocess.CompletedProcess(
+            [module, *flags], code, *(path.read_text(errors="replace") for path in (out, err))
+        )
+
+
+@functools.cache
+def _server() -> Any:
+    """The process whose children run programs; one per process of tests."""
+    server = subprocess.Popen(
+        [sys.executable, "-W", "ignore", __file__],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    atexit.register(server.kill)
+    return server
+
+
+def serve() -> None:
+    """Runs what stdin asks for, one after the other, and prints each exit status."""
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            become(json.loads(line))
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def become(asked: dict[str, Any]) -> None:
+    """Runs the program in this process, which ends with it."""
+    for descriptor, path in ((0, os.devnull), (1, asked["out"]), (2, asked["err"])):
+        flags = os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT
+        os.dup2(os.open(path, flags), descriptor)
+    os.chdir(asked["cwd"])
+    configure(asked["environ"])
+    sys.path[0] = asked["cwd"]
+    sys.argv = [asked["module"], *asked["flags"]]
+    try:
+        runpy.run_module(asked["module"], run_name="__main__", alter_sys=True)
+    except SystemExit:
+        raise
+    except BaseException:
+        traceback.print_exc()
+        sys.exit(1)
+    sys.exit(0)
+
+
+def configure(environ: Mapping[str, str]) -> None:
+    """Sets the environment, and JAX's options of it, which JAX reads when it is imported."""
+    import jax
+
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(environ)
+    for name, text in environ.items():
+        if name.startswith("JAX_") and before.get(name) != text:
+            try:
+                value = json.loads(text.lower())
+            except ValueError:
+                value = text
+            jax.config.update(name.lower(), value)
+
+
+if __name__ == "__main__":
+    serve()
