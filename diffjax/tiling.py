@@ -56,8 +56,8 @@ def encode_tiled(
 
     One image at a time, no layer is computed on more than `tile` x `tile` pixels of its map at
     once, and their border. The device holds the weights, a tile, and attention's keys and values;
-    the host holds up to three maps, in float32. Raises UserError as `model.encode`, and for a tile
-    that is odd or below 2.
+    the host holds up to three maps, and five in attention, in float32. Raises UserError as
+    `model.encode`, and for a tile that is odd or below 2.
     """
     check_images(model, images, "autoencoder")
     layers = _layers(model, tile)
