@@ -59,7 +59,7 @@ def encode_tiled(
     the host holds up to three maps, and five in attention, in float32. Raises UserError as
     `model.encode`, and for a tile that is odd or below 2.
     """
-    check_images(model, images, "autoencoder")
+    check_images(model, images, "autoencoder", model.patch_size)
     layers = _layers(model, tile)
     squares = patched(jnp.asarray(images, jnp.float32), model.patch_size)
     moments = [layers.encoder(params, np.asarray(image)) for image in squares]

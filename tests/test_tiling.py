@@ -25,6 +25,9 @@ ODD = {
         "down_block_types": ("DownEncoderBlock2D",), "up_block_types": ("UpDecoderBlock2D",),
         "mid_block_add_attention": False, "use_quant_conv": False, "layers_per_block": 3,
     },
+    "squares of pixels": {
+        **TINY, "patch_size": 2,
+    },
     "three levels, one group": {
         "block_out_channels": (8, 4, 8), "norm_num_groups": 1, "act_fn": "mish",
         "down_block_types": ("DownEncoderBlock2D",) * 3, "use_post_quant_conv": False,

@@ -121,7 +121,7 @@ class AutoencoderKL(nn.Module):
         Raises UserError for images whose channels are not the network's, or whose height or width
         is not a multiple of `factor`.
         """
-        check_images(self, images, "autoencoder")
+        check_images(self, images, "autoencoder", self.patch_size)
         moments = self.encoder(patched(images, self.patch_size).astype(self.compute_dtype))
         if self.use_quant_conv:
             moments = self.quant_conv(moments)

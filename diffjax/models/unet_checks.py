@@ -213,16 +213,19 @@ def check_division(net: Any, block: str, channels: int, groups: int) -> None:
 
 
 def check_images(
-    net: Any, x: Images | Float[np.ndarray, "B H W C"], network: str = "U-Net"
+    net: Any, x: Images | Float[np.ndarray, "B H W C"], network: str = "U-Net", patch: int = 1
 ) -> None:
-    """Refuses images of other channels, or that cannot be halved as often as there are levels."""
+    """Refuses images of other channels, or that cannot be halved as often as there are levels.
+
+    Levels halve the squares of `patch` x `patch` pixels.
+    """
     height, width, channels = x.shape[1:]
     if channels != net.in_channels:
         raise UserError(
             f"images have {channels} channels, the {network} takes {net.in_channels}: "
             f"set in_channels={channels}"
         )
-    factor = 2 ** (len(net.block_out_channels) - 1)
+    factor = patch * 2 ** (len(net.block_out_channels) - 1)
     if height % factor or width % factor:
         raise UserError(
             f"images are {height}x{width}, and {len(net.block_out_channels)} levels halve them "

@@ -162,3 +162,11 @@ def test_options_that_cannot_be_built(options, message):
 def test_inputs_that_do_not_fit(params, method, shape, message):
     with pytest.raises(UserError, match=message):
         AutoencoderKL(**TINY).apply({"params": params}, jnp.zeros(shape), method=method)
+
+
+def test_levels_halve_whole_squares_of_pixels(params):
+    """Images of 12 pixels are 3 squares of 4, which cannot be halved."""
+    with pytest.raises(UserError, match=r"12x16.*multiples of 8"):
+        AutoencoderKL(**TINY, patch_size=4).apply(
+            {"params": params}, jnp.zeros((1, 12, 16, 3)), method="encode"
+        )

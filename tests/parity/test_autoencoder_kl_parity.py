@@ -15,7 +15,7 @@ from stable_diffusion import VAE
 
 from diffjax.interop import load_autoencoder_kl, save_autoencoder_kl
 from diffjax.interop.autoencoder_kl import FORM
-from diffjax.interop.diffusers_folder import OURS, slots_of
+from diffjax.interop.diffusers_folder import slots_of
 from diffjax.interop.torch_names import transpose
 from diffjax.models.autoencoder_kl import AutoencoderKL
 from diffjax.models.autoencoder_layers import DOWN, UP
@@ -181,12 +181,12 @@ def test_the_published_network_has_its_names_and_shapes():
 
 def test_options_and_defaults_are_theirs():
     signature = inspect.signature(diffusers.AutoencoderKL).parameters
-    ours = {f.name: f.default for f in fields(AutoencoderKL) if f.name not in OURS}
+    ours = {f.name: f.default for f in fields(AutoencoderKL) if f.name in FORM.options}
     assert ours == {name: parameter.default for name, parameter in signature.items()}
 
 
 def test_every_option_and_block_is_compared():
-    defaults = {f.name: f.default for f in fields(AutoencoderKL) if f.name not in OURS}
+    defaults = {f.name: f.default for f in fields(AutoencoderKL) if f.name in FORM.options}
     for name, default in defaults.items():
         assert any(c.get(name, default) != default for c in CONFIGS.values()), name
     for name, table in (("down_block_types", DOWN), ("up_block_types", UP)):
