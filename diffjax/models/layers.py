@@ -205,6 +205,7 @@ class ResnetBlock(nn.Module):
             x = Conv1x1(self.channels, dtype=self.dtype, name="conv_shortcut")(x)
         return (x + h) / self.out_scale
 
+    @nn.nowrap  # or profiles would show a scope of its own
     def _normalise_again(self, h: Resized, emb: Embedding | None) -> Resized:
         """The second norm, with the embedding where there is one."""
         norm2 = GroupNorm(self.groups_out, self.eps, self.dtype, name="norm2")

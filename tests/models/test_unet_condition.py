@@ -11,7 +11,7 @@ from diffjax import models, spec
 from diffjax.conditions.tokens import Sequences, Tokens
 from diffjax.errors import UserError
 from diffjax.models.layers import attend
-from diffjax.models.spatial_transformer import GEGLU
+from diffjax.models.spatial_transformer import Widening
 from diffjax.models.unet_condition import ConditionalUNet
 
 TINY = {
@@ -161,7 +161,7 @@ def test_the_gate_is_the_second_half_and_exact():
     h = jnp.array([[[3.0, 1.0]]])
     kernel = jnp.array([[1.0, 0.0], [0.0, 1.0]])
     params = {"proj": {"kernel": kernel, "bias": jnp.zeros(2)}}
-    found = GEGLU(1, "float32").apply({"params": params}, h)
+    found = Widening(1, "geglu", "float32").apply({"params": params}, h)
     np.testing.assert_allclose(found, 3 * 0.8413447461, rtol=1e-6)
 
 
