@@ -39,6 +39,7 @@ def in_space(records: Records) -> Learnt:
     if FIRST_STAGE.value is None:
         return Learnt(records, records.image_shape, {})
     source = runs.source_of(FIRST_STAGE.value, AUTOENCODER)
+    check_begun(source)
     cache = cache_of(records, source)
     latents = cache.load()
     space = space_of(latents, begun_scale() or measured(latents), cache.shape)
@@ -47,6 +48,16 @@ def in_space(records: Records) -> Learnt:
         f"{space.shift_factor}"
     )
     return Learnt(latents, cache.shape, {"space": space, "autoencoder": source})
+
+
+def check_begun(source: Source) -> None:
+    """Raises UserError for another first stage than the run in --workdir was begun with."""
+    begun = getattr(learning.begun_task(), "autoencoder", None)
+    if begun is not None and begun.digest != source.digest:
+        raise UserError(
+            f"--first_stage={source.path} has other weights than the first stage of the run in "
+            f"--workdir, which lay in {begun.path}: give that one, or another --workdir"
+        )
 
 
 def cache_of(records: Records, source: Source) -> LatentCache:

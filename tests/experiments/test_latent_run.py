@@ -64,7 +64,12 @@ def test_a_first_stage_that_has_changed_is_refused(trained, tmp_path):
     other = tmp_path / "other"
     assert program("vae", *STAGE, "--seed=1", f"--workdir={other}").returncode == 0
     changed = [flag for flag in flags if not flag.startswith("--first_stage")]
-    check_refused("autoencoder", "latent_diffusion", *changed, f"--first_stage={other}")
+    check_refused(
+        "has other weights than the first stage of the run",
+        "latent_diffusion",
+        *changed,
+        f"--first_stage={other}",
+    )
     assert runs.load(run).step == 4
 
 
