@@ -6,7 +6,6 @@ tests of starting and stopping start Python itself.
 """
 
 import atexit
-import functools
 import importlib
 import json
 import os
@@ -16,11 +15,13 @@ import select
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 ROOT = pathlib.Path(__file__).parent.parent
+OWN = threading.local()
 LIBRARIES = (
     "jax", "flax.linen", "optax", "orbax.checkpoint", "grain", "einops", "tensorboardX", "absl.app",
     "PIL.Image", "jaxtyping", "platformdirs", "tqdm",
@@ -41,7 +42,7 @@ def run(
         print(json.dumps(asked), file=server.stdin, flush=True)
         if not select.select([server.stdout], [], [], timeout)[0]:
             server.kill()
-            _server.cache_clear()
+            del OWN.server
             raise subprocess.TimeoutExpired(module, timeout)
         code = int(server.stdout.readline())
         return subprocess.CompletedProcess(
@@ -49,10 +50,11 @@ def run(
         )
 
 
-@functools.cache
 def _server() -> Any:
-    """The process whose children run programs; one per process of tests."""
-    server = subprocess.Popen(
+    """The process whose children run programs; one per thread of tests."""
+    if hasattr(OWN, "server"):
+        return OWN.server
+    OWN.server = server = subprocess.Popen(
         [sys.executable, "-W", "ignore", __file__],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
