@@ -147,6 +147,11 @@ def repeat_course() -> None:
         settle(COND_MASK, ["element"])
 
 
+def set_unit_variance() -> None:
+    """The default of --sigma_data where x0 are latents, which are scaled to unit variance."""
+    flags.FLAGS.set_default(SIGMA_DATA.name, 1.0)
+
+
 def settle(
     flag: flags.FlagHolder[Any], legal: list[Any], package: ModuleType | None = None
 ) -> None:

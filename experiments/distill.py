@@ -19,7 +19,7 @@ from diffjax.samplers.consistency import Consistency
 from diffjax.samplers.ddim import DDIM
 from diffjax.tasks.denoisers import DENOISER, DenoiserTask, Pictures
 from diffjax.tasks.distillation import Distillation, Method
-from experiments.flags import caching, first_stage, kinds, learning, specs
+from experiments.flags import caching, kinds, learning, specs
 from experiments.start import command
 
 flags.adopt_module_key_flags(learning)
@@ -57,6 +57,7 @@ SAMPLE_EVERY = kinds.define_integer("sample_every", 1000, "steps to a picture", 
 NUM_SAMPLES = kinds.define_integer("num_samples", 64, "images in a picture", lower_bound=1)
 OWN = (
     TEACHER, METHOD, STUDENT_STEPS, WEIGHTING, INTERVALS, TIMES, SOLVER, SAMPLE_EVERY, NUM_SAMPLES,
+    caching.CACHE_DIR,
 )  # fmt: skip
 
 
@@ -68,7 +69,7 @@ def main() -> None:
         check_fit(config.task, records)
         task = describe(config.task, student_steps(config.task))
         if task.autoencoder is not None:
-            records = first_stage.cache_of(records, task.autoencoder).load()
+            records = caching.latents_of(records, task.autoencoder).load()
         sampler = Consistency() if task.consistent else DDIM()
         shown = Pictures(sampler, None, task.student_steps, NUM_SAMPLES.value, learning.SEED.value)
         text = learning.flags_text("distill", OWN)

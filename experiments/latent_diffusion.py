@@ -1,6 +1,6 @@
 """Trains a diffusion model in the latents of a frozen first stage, and draws what it makes.
 
-python -m experiments.latent_diffusion --first_stage=RUN --flagfile=experiments/flagfiles/FILE.flags
+python -m experiments.latent_diffusion --first_stage=RUN
 RUN is a run of experiments.vae, or a folder of diffusers' AutoencoderKL or VQModel. Latents are
 computed once and kept. For images from texts: experiments.text_to_image --first_stage=RUN.
 """
@@ -22,8 +22,8 @@ presets.define_preset(smoke={"num_samples": 16})
 def main() -> None:
     with learning.processes():
         first_stage.check_given()
-        # Latents are scaled to unit variance.
-        flags.FLAGS.set_default(ddpm.SIGMA_DATA.name, 1.0)
+        ddpm.repeat_course()
+        ddpm.set_unit_variance()
         records, shape, options = first_stage.in_space(learning.open_records())
         task = ddpm.task_of(records, shape, **options)
         learning.train(

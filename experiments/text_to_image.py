@@ -121,6 +121,8 @@ def set_defaults() -> None:
             raise UserError(f"--{option.name} does nothing with --told=tokens: leave it out")
     flags.FLAGS.set_default(learning.DATASET.name, "captions")
     flags.FLAGS.set_default(ddpm.COND_DROP.name, 0.1)
+    if first_stage.FIRST_STAGE.value is not None:
+        ddpm.set_unit_variance()
     if TOLD.value == "tokens":
         flags.FLAGS.set_default(ddpm.MODEL.name, TOKEN_MODEL)
     if ddpm.COURSE_COMPAT.value:

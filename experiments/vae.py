@@ -12,6 +12,7 @@ from absl import flags
 import diffjax.models
 from diffjax import runs, spec
 from diffjax.data import Records
+from diffjax.errors import UserError
 from diffjax.objectives.autoencoding import Likelihood
 from diffjax.tasks.autoencoder import DISCRIMINATOR as DISCRIMINATOR_NAME
 from diffjax.tasks.autoencoder import Autoencoding
@@ -64,6 +65,9 @@ presets.define_preset(
 
 
 def main() -> None:
+    for flag in (ADVERSARIAL_START, DISCRIMINATOR, DISCRIMINATOR_RATE):
+        if flag.present and not ADVERSARIAL.value:
+            raise UserError(f"--{flag.name} does nothing without --adversarial")
     with learning.processes():
         records = learning.open_records()
         task = describe(records)

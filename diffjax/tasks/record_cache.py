@@ -22,7 +22,7 @@ from diffjax.data.skipping import read_all
 from diffjax.errors import UserError
 from diffjax.files import write_whole
 
-FOLDER = platformdirs.user_cache_path("diffjax")
+FOLDER = platformdirs.user_cache_path("diffjax") / "records"
 SAMPLE = 64  # records that a file is compared with before it is used
 Arrays = dict[str, np.ndarray]
 T = TypeVar("T")

@@ -204,18 +204,17 @@ def read(run: Run[DenoiserTask]) -> Editing | Walk | None:
     # Images of the coarse size are what is measured, to the pixel.
     coarse = measurement.factor if isinstance(measurement, Coarse) else 1
     pictures = read_pictures(INIT.value, form, coarse)
+    if TASK.value == "interpolate" and len(pictures) < 2:
+        raise UserError(f"--init={INIT.value} has one image: interpolate between two or more")
     x0 = run.task.x0_of(run.components, pictures)
-    classes = _classes(run, x0)
     if TASK.value == "interpolate":
-        if len(pictures) < 2:
-            raise UserError(f"--init={INIT.value} has one image: interpolate between two or more")
-        return Walk(pictures, x0, classes)
+        return Walk(pictures, x0, _classes(run, x0))
     keep = None
     if TASK.value == "inpaint":
         keep = read_mask("centre" if MASK.value is None else MASK.value, form)
     edit, degraded = _edit(TASK.value, pictures, x0, keep, measurement)
     edit(DDIM(), np.zeros(1, np.int64))
-    return Editing(pictures, classes, edit, degraded, keep)
+    return Editing(pictures, _classes(run, x0), edit, degraded, keep)
 
 
 def _measurement(task: str, form: tuple[int, int, int]) -> Measurement | None:

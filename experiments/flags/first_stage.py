@@ -1,6 +1,5 @@
 """The flags of a first stage, and the way from images to latents that are learnt."""
 
-import pathlib
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -11,7 +10,7 @@ from diffjax.errors import UserError
 from diffjax.spaces.latents import Latents
 from diffjax.tasks.base import Source
 from diffjax.tasks.denoisers import AUTOENCODER
-from diffjax.tasks.latent_cache import LatentCache, Scale, measured, space_of
+from diffjax.tasks.latent_cache import Scale, measured, space_of
 from experiments.flags import caching, kinds, learning
 
 flags.adopt_module_key_flags(caching)
@@ -40,7 +39,7 @@ def in_space(records: Records) -> Learnt:
         return Learnt(records, records.image_shape, {})
     source = runs.source_of(FIRST_STAGE.value, AUTOENCODER)
     check_begun(source)
-    cache = cache_of(records, source)
+    cache = caching.latents_of(records, source)
     latents = cache.load()
     space = space_of(latents, begun_scale() or measured(latents), cache.shape)
     learning.say(
@@ -58,14 +57,6 @@ def check_begun(source: Source) -> None:
             f"--first_stage={source.path} has other weights than the first stage of the run in "
             f"--workdir, which lay in {begun.path}: give that one, or another --workdir"
         )
-
-
-def cache_of(records: Records, source: Source) -> LatentCache:
-    """The latents of a first stage, in --cache_dir."""
-    return LatentCache(
-        records, runs.load_source(source), source.digest, learning.data_named(),
-        pathlib.Path(caching.CACHE_DIR.value), learning.MAX_BAD_RECORDS.value, learning.say,
-    )  # fmt: skip
 
 
 def begun_scale() -> Scale | None:
