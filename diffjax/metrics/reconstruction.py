@@ -3,16 +3,13 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from diffjax.batches import in_batches
 from diffjax.metrics.intervals import REPLICATES, Interval, halves, interval
-from diffjax.metrics.lpips import Distance
 from diffjax.metrics.psnr import decibels
-from diffjax.metrics.ssim import ssim
+from diffjax.metrics.ssim import WINDOW, ssim
 from diffjax.typing import Images, Params
 
 Errors = dict[str, Float[np.ndarray, "N"]]
@@ -26,33 +23,22 @@ class Figure(NamedTuple):
     interval: Interval
 
 
-def make_errors(
-    reconstruct: Callable[[Params, Images], Images],
-    batch_size: int,
-    distance: Distance | None = None,
-) -> Measure:
-    """A compiled (params, distance's params, images in [-1, 1]) -> the errors of each image.
+def image_errors(
+    found: Images, truth: Images, distance: Callable[[Images, Images], Array] | None = None
+) -> dict[str, Float[Array, "B"]]:
+    """The errors of each image: `mse`, `ssim`, and `perceptual` where there is a distance.
 
-    `reconstruct` gets the params; what it returns is cut to [-1, 1]. The errors are `mse`, the mean
-    squared error; `ssim`; and `lpips` where there is a distance. Images come in batches of one
-    shape; any N from 1. Raises UserError for images that SSIM or the distance cannot take.
+    Images lie in [-1, 1]. Images that are smaller than SSIM's window have no `ssim`. Raises
+    UserError for images that the distance cannot take.
     """
-
-    @jax.jit
-    def of_batch(params: Params, weights: Params, images: Images) -> dict[str, Array]:
-        found = jnp.clip(reconstruct(params, images), -1, 1)
-        errors = {"mse": jnp.mean((found - images) ** 2, (1, 2, 3)), "ssim": ssim(found, images)}
-        return errors if distance is None else {**errors, "lpips": distance(weights, found, images)}
-
-    def errors(params: Params, weights: Params, images: Float[np.ndarray, "N H W C"]) -> Errors:
-        found: Errors = in_batches(lambda rows: of_batch(params, weights, rows), images, batch_size)
-        return found
-
-    return errors
+    errors = {"mse": jnp.mean((found - truth) ** 2, (1, 2, 3))}
+    if min(truth.shape[1:3]) >= WINDOW:
+        errors["ssim"] = ssim(found, truth)
+    return errors if distance is None else {**errors, "perceptual": distance(found, truth)}
 
 
 def reconstruction_figures(errors: Errors, seed: int = 0) -> dict[str, Figure]:
-    """`psnr` in dB, `ssim`, and `lpips` where it was measured, each with its interval.
+    """`psnr` in dB, and `ssim` and `perceptual` where they were measured, each with its interval.
 
     PSNR is that of the mean squared error over all images, not the mean of each image's PSNR, which
     is infinite where one image is exact. An interval (`intervals.interval`) takes each image as an

@@ -44,41 +44,6 @@ def kl_to_unit(mean: Latents, log_variance: Latents) -> Float[Array, "B"]:
     return per_image(mean**2 + jnp.expm1(log_variance) - log_variance) / 2
 
 
-def squared_error(images: Images, found: Images) -> Float[Array, "B"]:
-    """|x - found|²: twice the nats of a Gaussian with variance 1, but for a constant."""
-    return per_image((images - found) ** 2)
-
-
-def absolute_error(images: Images, found: Images) -> Float[Array, "B"]:
-    """The sum of |x - found|: the nats of a Laplace distribution of scale 1, but for a constant."""
-    return per_image(jnp.abs(images - found))
-
-
-def gaussian_distortion(
-    images: Images, found: Images, log_variance: Float[Array, ""]
-) -> Float[Array, "B"]:
-    """-log N(x; found, exp(log_variance)), one variance for all pixels.
-
-    A trained log_variance tends to the logarithm of the mean squared error (Rybkin et al. 2021,
-    sec. 4.1). Values are taken as continuous: these nats can be below 0, and give no bits/dim of
-    8-bit images. `variational_terms.levels_nll` does.
-    """
-    return gaussian_nll(images, found, jnp.exp(log_variance / 2))
-
-
-def laplace_distortion(
-    images: Images, found: Images, log_scale: Float[Array, ""]
-) -> Float[Array, "B"]:
-    """-log of the Laplace density of mean `found` and scale exp(log_scale), one for all pixels.
-
-    But for the constant log 2 per pixel it is |x - found| / s + log s (the code of Esser et al.
-    2021, where log s is called the log-variance).
-    """
-    size = np.prod(images.shape[1:])
-    error = absolute_error(images, found) * jnp.exp(-log_scale)
-    return error + size * (log_scale + np.log(2))
-
-
 def elbo_bits_per_dim(
     kl: Float[Array, "B"], nll: Float[Array, "B"], dims: int
 ) -> Float[Array, "B"]:

@@ -56,8 +56,7 @@ class Latents(Space):
 
     def drawn(self, keys: Keys, mean: Latent, log_variance: Latent) -> Latent:
         """x0, drawn from the posterior with that mean and log-variance."""
-        z = mean + jnp.exp(log_variance / 2) * normal(fold_in(keys, DRAW), mean.shape[1:])
-        return self._scaled(z)
+        return self._scaled(posterior(keys, mean, log_variance))
 
     def centre(self, images: Images, autoencoder: Autoencoder | None = None) -> Latent:
         return self._scaled(_given(autoencoder).encode(images)[0])
@@ -67,6 +66,11 @@ class Latents(Space):
 
     def decode(self, x0: Latent, autoencoder: Autoencoder | None = None) -> Images:
         return _given(autoencoder).decode(x0 / self.scale_factor + self.shift_factor)
+
+
+def posterior(keys: Keys, mean: Latent, log_variance: Latent) -> Latent:
+    """Unscaled latents drawn from the encoder's distribution, each by its sample's key."""
+    return mean + jnp.exp(log_variance / 2) * normal(fold_in(keys, DRAW), mean.shape[1:])
 
 
 def _given(autoencoder: Autoencoder | None) -> Autoencoder:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,8 @@ from diffjax.errors import UserError
 from diffjax.files import write_whole
 from diffjax.metrics import codebook
 from diffjax.metrics.lpips import DISTANCES, NETWORKS, Distance, classifier_distance
-from diffjax.metrics.psnr import psnr
-from diffjax.metrics.ssim import WINDOW, ssim
+from diffjax.metrics.psnr import decibels
+from diffjax.metrics.reconstruction import image_errors
 from diffjax.models.classifier import Classifier
 from diffjax.models.patch_discriminator import PatchDiscriminator
 from diffjax.models.vq import VQModel
@@ -32,12 +32,15 @@ from diffjax.objectives.autoencoding import (
     Adversary,
     Likelihood,
     autoencoding_loss,
+    elbo_bits_per_dim,
     kl_to_unit,
 )
-from diffjax.randomness import fold_in, normal, sample_keys
+from diffjax.randomness import normal, sample_keys
+from diffjax.spaces.latents import posterior
 from diffjax.tasks.base import Asked, Component, Preview, Samples, Source, Task
-from diffjax.tasks.denoisers import AUTOENCODER
+from diffjax.tasks.denoisers import AUTOENCODER, stage_of
 from diffjax.tasks.examined import Exam, of_tenths, read_held_out
+from diffjax.tasks.latent_cache import latent_shape
 from diffjax.training.journal import HELD_OUT, add_line
 from diffjax.training.run import RunFolder
 from diffjax.training.step import Loss
@@ -47,7 +50,6 @@ __all__ = ["Autoencoding"]
 
 NOISE, DISCRIMINATOR, FEATURES = "decoder_noise", "discriminator", "features"
 LAST_LAYER = (AUTOENCODER, "decoder", "conv_out", "kernel")
-DRAW = 6  # folded into a sample's key: the draw of its latents
 START = 0.2  # the decoder's standard deviation before training, in images from -1 to 1
 BATCH = 32  # images at a time where nothing is learnt
 SMALLEST = 64  # pixels: LPIPS was fitted to patches of this size
@@ -137,13 +139,9 @@ class Autoencoding(Task):
     @functools.cached_property
     def latent_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of the latents. Raises UserError where images do not fit."""
-
-        def encoded(key: Key[Array, ""], images: Images) -> Any:
-            return self.model.apply(self.model.init(key, images), images, method="encode")
-
-        images = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
-        mean, _ = jax.eval_shape(encoded, jax.random.key(0), images)
-        return cast(tuple[int, int, int], mean.shape[1:])
+        images = jnp.zeros((1, *self.image_shape))
+        params = jax.eval_shape(self.model.init, jax.random.key(0), images)["params"]
+        return latent_shape(Component(self.model, params), self.image_shape)
 
     def networks(self) -> dict[str, nn.Module]:
         own: dict[str, nn.Module] = {AUTOENCODER: self.model, NOISE: DecoderNoise()}
@@ -189,7 +187,7 @@ class Autoencoding(Task):
 
     def _drawn(self, params: Params, keys: Keys, images: Images) -> tuple[Latent, PerSample]:
         """Latents to decode in training, and what they cost in nats per sample."""
-        mean, log_variance = encode(self.model, params, images)
+        mean, log_variance = stage_of(self.model, params).encode(images)
         if not self.quantises:
             return posterior(keys, mean, log_variance), kl_to_unit(mean, log_variance)
         found: Any = self.model.apply(
@@ -210,7 +208,7 @@ class Autoencoding(Task):
 
         def show(step: int, params: Params) -> None:
             outcome = self.tried(params, images, shown.seed, features)
-            found = self.figures(outcome, images)
+            found = self.figures(outcome)
             add_line(folder.path / HELD_OUT, step, found)
             rows = [images[ten], outcome.decoded[ten]]
             if not self.quantises:
@@ -236,29 +234,33 @@ class Autoencoding(Task):
         images: Float[np.ndarray, "N H W C"],
         seed: int,
         features: Component | None = None,
+        batch_size: int = BATCH,
     ) -> Outcome:
-        """What weights make of images; LPIPS where there are features of a file of it."""
+        """What weights make of images; with a perceptual distance where there are features."""
         far = None if features is None else distance_in(features.model)
         look, key = looking(self, far), jax.random.key(seed)
         weights = None if features is None else features.params
         every = np.arange(len(images))
         return Outcome(
-            *in_batches(lambda rows: look(params, weights, key, rows, images[rows]), every, BATCH)
+            *in_batches(
+                lambda rows: look(params, weights, key, rows, images[rows]), every, batch_size
+            )
         )
 
-    def figures(self, outcome: Outcome, images: Float[np.ndarray, "N H W C"]) -> dict[str, float]:
+    def figures(self, outcome: Outcome) -> dict[str, float]:
         """What is said of images.
 
         psnr in dB; ssim and perceptual, the means over images. bits_per_dim: the bound on the
         negative log-likelihood of 8-bit images, of which latents_bits are the latents' KL, or the
         logarithm of the number of codes. usage and perplexity are of codes.
         """
-        to_bits = 1 / (images[0].size * math.log(2))
+        errors = {name: float(e.mean(dtype=np.float64)) for name, e in outcome.errors.items()}
+        dims = math.prod(self.image_shape)
         found = {
-            "psnr": psnr(outcome.decoded, images),
-            **{n: float(e.mean(dtype=np.float64)) for n, e in outcome.errors.items()},
-            "bits_per_dim": float((outcome.nll + outcome.nats).mean(dtype=np.float64)) * to_bits,
-            "latents_bits": float(outcome.nats.mean(dtype=np.float64)) * to_bits,
+            "psnr": decibels(errors.pop("mse")),
+            **errors,
+            "bits_per_dim": _mean_bits(outcome.nats, outcome.nll, dims),
+            "latents_bits": _mean_bits(outcome.nats, np.zeros_like(outcome.nll), dims),
         }
         if outcome.codes is None:
             return found
@@ -301,11 +303,6 @@ class Autoencoding(Task):
         return Samples(images, images[None])
 
 
-def posterior(keys: Keys, mean: Latent, log_variance: Latent) -> Latent:
-    """Latents drawn from their posterior, each by its sample's key."""
-    return mean + jnp.exp(log_variance / 2) * normal(fold_in(keys, DRAW), mean.shape[1:])
-
-
 def distance_in(network: nn.Module) -> Distance:
     """(params, images, images) -> the distance of each pair in the network's layers.
 
@@ -323,14 +320,9 @@ def _enlarged(network: nn.Module, params: Params, a: Images, b: Images) -> PerSa
     return far(params, a, b)
 
 
-def encode(model: Any, params: Params, images: Images) -> tuple[Latent, Latent]:
-    """Mean and log-variance of latents."""
-    return cast(tuple[Latent, Latent], model.apply({"params": params}, images, method="encode"))
-
-
 def decode(model: Any, params: Params, z: Latent) -> Images:
     """Images of latents."""
-    return cast(Images, model.apply({"params": params}, z, method="decode"))
+    return stage_of(model, params).decode(z)
 
 
 compiled = jax.jit(decode, static_argnums=0)
@@ -355,15 +347,17 @@ def looking(task: Autoencoding, far: Distance | None) -> Callable[..., tuple[Any
     ) -> tuple[Any, ...]:
         own, std = params[AUTOENCODER], jnp.exp(params[NOISE]["log_std"])
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, places)
-        mean, log_variance = encode(task.model, own, images)
+        mean, log_variance = stage_of(task.model, own).encode(images)
         z, nats, codes = nats_of(own, keys, mean, log_variance)
         nll = LIKELIHOODS["levels"](images, decode(task.model, own, z), std)
         decoded = jnp.clip(decode(task.model, own, mean), -1, 1)
-        errors = {}
-        if min(images.shape[1:3]) >= WINDOW:
-            errors["ssim"] = ssim(decoded, images)
-        if far is not None:
-            errors["perceptual"] = far(weights, decoded, images)
+        distance = None if far is None else functools.partial(far, weights)
+        errors = image_errors(decoded, images, distance)
         return decoded, errors, nll, nats, codes
 
     return look
+
+
+def _mean_bits(nats: Float[np.ndarray, "N"], nll: Float[np.ndarray, "N"], dims: int) -> float:
+    bits = elbo_bits_per_dim(jnp.asarray(nats), jnp.asarray(nll), dims)
+    return float(np.asarray(bits).mean(dtype=np.float64))

@@ -158,7 +158,7 @@ class DenoiserTask(Task):
             return {**batch, "image": self.space.drawn(keys, mean, log_variance)}
         stage = None
         if self.space.needs_autoencoder:
-            stage = _stage(components[AUTOENCODER].model, params[AUTOENCODER])
+            stage = stage_of(components[AUTOENCODER].model, params[AUTOENCODER])
         return {**batch, "image": self.space.encode(keys, batch["image"], stage)}
 
     def x0_of(
@@ -274,7 +274,7 @@ class Decoding:
     model: nn.Module
 
     def __call__(self, params: Params, x0: Latent) -> Images:
-        return self.space.decode(x0, _stage(self.model, params))
+        return self.space.decode(x0, stage_of(self.model, params))
 
 
 @functools.lru_cache(maxsize=16)
@@ -286,11 +286,11 @@ def decoding(space: Space, model: nn.Module) -> Callable[[Params, Latent], Image
 @functools.lru_cache(maxsize=16)
 def centring(space: Space, model: nn.Module) -> Callable[[Params, Images], Latent]:
     """A compiled (the autoencoder's params, images) -> x0; a second call compiles nothing."""
-    return jax.jit(lambda params, images: space.centre(images, _stage(model, params)))
+    return jax.jit(lambda params, images: space.centre(images, stage_of(model, params)))
 
 
-def _stage(model: Any, params: Params) -> Autoencoder:
-    """An autoencoder with weights that are data."""
+def stage_of(model: Any, params: Params) -> Autoencoder:
+    """Both ways of a network with `encode` and `decode`, whose weights are data."""
     variables = {"params": params}
     return Autoencoder(
         lambda images: model.apply(variables, images, method="encode"),

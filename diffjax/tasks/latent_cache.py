@@ -20,6 +20,7 @@ from diffjax.data.latents import LatentRecords
 from diffjax.errors import UserError
 from diffjax.spaces.latents import Latents
 from diffjax.tasks.base import Component
+from diffjax.tasks.denoisers import stage_of
 from diffjax.tasks.record_cache import FOLDER, Arrays, CacheFile, images_of, named, read_rows
 from diffjax.typing import Images, Params
 
@@ -121,7 +122,9 @@ def latent_shape(stage: Component, image_shape: tuple[int, int, int]) -> tuple[i
             option="dataset",
         )
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    mean, _ = jax.eval_shape(functools.partial(_encode, stage.model), stage.params, images)
+    mean, _ = jax.eval_shape(
+        lambda params, images: stage_of(stage.model, params).encode(images), stage.params, images
+    )
     _, h, w, latents = mean.shape
     if h * (height // h) != height or w * (height // h) != width:
         raise UserError(
@@ -152,13 +155,9 @@ def moments_of(stage: Component, images: Any) -> Moments:
     return _compiled(stage.model, stage.params, jnp.asarray(images))
 
 
-def _encode(model: Any, params: Params, images: Images) -> Any:
-    return model.apply({"params": params}, images, method="encode")
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def _compiled(model: Any, params: Params, images: Images) -> Moments:
-    return jnp.concatenate(_encode(model, params, images), axis=-1)
+    return jnp.concatenate(stage_of(model, params).encode(images), axis=-1)
 
 
 def _others(record: Record) -> Record:

@@ -72,7 +72,7 @@ def test_the_bound_is_that_of_scipy(params):
     tail = scipy.stats.norm.logpdf(IMAGES, decoded, std) + np.log(2 / 255)
     nll = -np.where(near, np.log(np.where(near, mass, 1)), tail).sum((1, 2, 3))
     np.testing.assert_allclose(found.nll, nll, rtol=0.02)
-    figures = TASK.figures(found, IMAGES)
+    figures = TASK.figures(found)
     bits = (found.nll + kl).mean() / (64 * math.log(2))
     assert figures["bits_per_dim"] == pytest.approx(bits, rel=1e-4)
 

@@ -1,9 +1,8 @@
 """What a quantiser is: latents to codes and indices, indices to codes."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import Array, lax
 from jaxtyping import Float, Int
 
@@ -35,8 +34,9 @@ class Quantised(NamedTuple):
     losses: Losses
 
 
-class Quantiser(nn.Module):
-    """A network called as quantiser(latents, train=..., keys=...) that returns Quantised.
+@runtime_checkable
+class Quantiser(Protocol):
+    """A Linen module called as quantiser(latents, train=..., keys=...) that returns Quantised.
 
     Latents are float32. In training a quantiser with state computes a new one
     (diffjax/models/stateful.py). `keys`, one per sample, are for quantisers that draw in training.
@@ -45,21 +45,17 @@ class Quantiser(nn.Module):
     @property
     def size(self) -> int:
         """The number of codes."""
-        raise NotImplementedError
 
     @property
     def dim(self) -> int:
         """The number of channels of a code."""
-        raise NotImplementedError
 
     def __call__(
         self, latents: Vectors, *, train: bool = False, keys: Keys | None = None
-    ) -> Quantised:
-        raise NotImplementedError
+    ) -> Quantised: ...
 
     def look_up(self, indices: Indices) -> Vectors:
         """The codes of indices from 0 to size - 1."""
-        raise NotImplementedError
 
 
 def check_codes(name: str, num_codes: int, code_dim: int, beta: float) -> None:

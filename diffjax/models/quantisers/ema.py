@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
@@ -20,7 +21,6 @@ from diffjax.models.quantisers.base import (
     Indices,
     Losses,
     Quantised,
-    Quantiser,
     Vectors,
     check_codes,
     nearest,
@@ -60,7 +60,7 @@ class Candidates(NamedTuple):
     squares: Float[Array, "S"]
 
 
-class AveragedQuantiser(Quantiser):
+class AveragedQuantiser(nn.Module):
     """The nearest of `num_codes` codes, each the moving average of its vectors (ibid., eq. 6 to 8).
 
     `beta` weighs the commitment loss, the one loss. `decay` is the averages' from step to step, as

@@ -4,6 +4,7 @@ import math
 
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jax import lax
 from jaxtyping import Float, Int
 
@@ -12,7 +13,6 @@ from diffjax.models.quantisers.base import (
     Indices,
     Losses,
     Quantised,
-    Quantiser,
     Vectors,
     straight_through,
 )
@@ -23,7 +23,7 @@ __all__ = ["FiniteScalarQuantiser"]
 EPS = 1e-3  # keeps the bounded numbers off the edges, where rounding meets the next level
 
 
-class FiniteScalarQuantiser(Quantiser):
+class FiniteScalarQuantiser(nn.Module):
     """Channel i rounded to levels[i] numbers in [-1, 1] (Mentzer et al. 2023, arXiv:2309.15505).
 
     Codes are the grid of all levels, prod(levels) of them, with one channel per level. There is no

@@ -11,7 +11,6 @@ from diffjax.models.quantisers.base import (
     Indices,
     Losses,
     Quantised,
-    Quantiser,
     Vectors,
     check_codes,
     nearest,
@@ -23,7 +22,7 @@ from diffjax.typing import Keys
 __all__ = ["VectorQuantiser"]
 
 
-class VectorQuantiser(Quantiser):
+class VectorQuantiser(nn.Module):
     """The nearest of `num_codes` trained codes of `code_dim` channels (ibid., eq. 1 to 3).
 
     `beta` weighs the commitment loss, from 0. `legacy` weighs the codebook loss with it instead, as
