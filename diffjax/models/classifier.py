@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from diffjax.errors import UserError
 from diffjax.models.layers import Conv3x3, GroupNorm, Resized, largest_pixels
+from diffjax.models.level_checks import check_widths
 from diffjax.typing import Images
 
 __all__ = ["Classifier"]
@@ -66,13 +67,6 @@ def _halved(x: Float[Array, "B _ _ C"]) -> Float[Array, "B _ _ C"]:
 
 def _check(net: Classifier) -> None:
     """Refuses numbers out of range, and channels that the groups do not divide."""
-    for name in ("num_classes", "stem", "num_features", "norm_num_groups"):
-        if getattr(net, name) < 1:
-            raise UserError(f"classifier({name}={getattr(net, name)}): {name} must be above 0")
-    if not net.channels or any(c < 1 or c % net.norm_num_groups for c in net.channels):
-        raise UserError(
-            f"classifier(channels={net.channels}): give at least one, each a multiple of "
-            f"norm_num_groups={net.norm_num_groups}"
-        )
+    check_widths("classifier", net, ("num_classes", "stem", "num_features", "norm_num_groups"))
     if not 0 <= net.dropout < 1:
         raise UserError(f"classifier(dropout={net.dropout}): dropout must be from 0 to below 1")

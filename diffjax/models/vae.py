@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from diffjax.errors import UserError
 from diffjax.models.layers import Conv3x3, GroupNorm, Resized, repeat_pixels
+from diffjax.models.level_checks import check_reach, check_widths
 from diffjax.typing import Images
 
 __all__ = ["VAE"]
@@ -29,7 +30,9 @@ class VAE(nn.Module):
     norm_num_groups: int = 8
 
     def __post_init__(self) -> None:
-        _check(self)
+        positive = ("sample_size", "in_channels", "latent_channels", "norm_num_groups")
+        check_widths("vae", self, positive)
+        check_reach("vae", self, "halves {} times and cannot begin at")
         super().__post_init__()
 
     def setup(self) -> None:
@@ -94,22 +97,3 @@ class Decoder(nn.Module):
             x = nn.silu(GroupNorm(self.groups, name=f"norm_{i}")(x))
             x = Conv3x3(channels, kernel_init=he, name=f"up_{i}")(repeat_pixels(x))
         return Conv3x3(self.out, name="conv_out")(nn.silu(x))
-
-
-def _check(net: VAE) -> None:
-    """Refuses numbers out of range, and sizes that the levels do not reach."""
-    for name in ("sample_size", "in_channels", "latent_channels", "norm_num_groups"):
-        if (value := getattr(net, name)) is not None and value < 1:
-            raise UserError(f"vae({name}={value}): {name} must be above 0")
-    if not net.channels or any(c < 1 or c % net.norm_num_groups for c in net.channels):
-        raise UserError(
-            f"vae(channels={net.channels}): give at least one, each a multiple of "
-            f"norm_num_groups={net.norm_num_groups}"
-        )
-    levels, times = len(net.channels), 2 ** len(net.channels)
-    if net.sample_size is not None and net.sample_size % times:
-        raise UserError(
-            f"vae(channels={net.channels}) halves {levels} times and cannot begin at "
-            f"{net.sample_size} pixels: give fewer, or a sample_size divisible by {times}",
-            option="image_size",
-        )

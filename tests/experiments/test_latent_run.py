@@ -85,6 +85,12 @@ def test_refused(trained, flags, message):
     check_refused(message, "latent_diffusion", NET, *given)
 
 
+def test_options_that_would_do_nothing_are_refused(trained):
+    check_refused("does nothing without --adversarial", "vae", "--discriminator_rate=1")
+    flags = ("--metrics=reconstruction", "--figures=kernel", f"--run={trained[0]}")
+    check_refused("--figures does nothing without --extractor", "evaluate", *flags)
+
+
 @pytest.mark.slow
 def test_the_rest_of_the_core_works_in_latents(trained, tmp_path):
     """Resuming, editing, held-out figures, distillation."""

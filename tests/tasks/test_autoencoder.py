@@ -178,6 +178,19 @@ def test_a_collapsed_codebook_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"latent_channels": 0}, "latent_channels must be above 0"),
+        ({"channels": (12,)}, "each a multiple of norm_num_groups=8"),
+        ({"sample_size": 10, "channels": (8, 8)}, "halves 2 times and cannot begin at 10 pixels"),
+    ],
+)
+def test_a_vae_that_cannot_be(options, message):
+    with pytest.raises(UserError, match=message):
+        VAE(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
         ({"model": Classifier()}, "is no autoencoder: choose vae"),
         ({"discriminator": Classifier()}, "is no patch_discriminator"),
         ({"perceptual": 0.5}, "give features and a weight above 0, or neither"),

@@ -12,6 +12,7 @@ from diffjax.errors import UserError
 from diffjax.models.gan.spectral_norm import normalised
 from diffjax.models.gan.strided import Halved
 from diffjax.models.layers import GroupNorm
+from diffjax.models.level_checks import check_reach, check_widths
 from diffjax.models.upsampling import WAYS, Transposed, Way
 from diffjax.typing import Images
 
@@ -44,7 +45,9 @@ class DCGAN(nn.Module):
     spectral_norm: bool = False
 
     def __post_init__(self) -> None:
-        _check(self)
+        positive = ("sample_size", "image_channels", "latent", "norm_num_groups")
+        check_widths("dcgan", self, positive)
+        check_reach("dcgan", self, "doubles {} times and cannot end at")
         super().__post_init__()
 
     def setup(self) -> None:
@@ -104,22 +107,3 @@ class Discriminator(nn.Module):
         for i, channels in enumerate(self.channels):
             x = nn.leaky_relu(halved(channels, name=f"down_{i}")(x), SLOPE)
         return dense(1, name="logit")(x.reshape(len(x), -1))[:, 0]
-
-
-def _check(net: DCGAN) -> None:
-    """Refuses numbers out of range, and sizes that the levels do not reach."""
-    for name in ("sample_size", "image_channels", "latent", "norm_num_groups"):
-        if (value := getattr(net, name)) is not None and value < 1:
-            raise UserError(f"dcgan({name}={value}): {name} must be above 0")
-    if not net.channels or any(c < 1 or c % net.norm_num_groups for c in net.channels):
-        raise UserError(
-            f"dcgan(channels={net.channels}): give at least one, each a multiple of "
-            f"norm_num_groups={net.norm_num_groups}"
-        )
-    levels, times = len(net.channels), 2 ** len(net.channels)
-    if net.sample_size is not None and net.sample_size % times:
-        raise UserError(
-            f"dcgan(channels={net.channels}) doubles {levels} times and cannot end at "
-            f"{net.sample_size} pixels: give fewer, or a sample_size divisible by {times}",
-            option="image_size",
-        )
