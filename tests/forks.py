@@ -61,8 +61,14 @@ def _server() -> Any:
         stdout=subprocess.PIPE,
         text=True,
     )
-    atexit.register(server.kill)
+    atexit.register(end, server)
     return server
+
+
+def end(server: Any) -> None:
+    """Ends the process and closes the streams to it."""
+    server.kill()
+    server.communicate()
 
 
 def serve() -> None:
