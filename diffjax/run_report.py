@@ -20,7 +20,9 @@ GRIDS = 40  # more pictures than this make the page heavy and its slider no bett
 FILMS = {
     "gan": "from one latent to the next",
     "contrastive": "similarity of images (rows) and texts (columns), 16 pairs learnt, 8 held out",
+    "autoencoder": "plane of two latents",
 }  # what else a film shows than the reverse process
+GRIDS_OF = {"autoencoder": "held-out images, decoded from their latents, from N(0, I)"}
 NAMES = {
     "grad_norm": "gradient norm",
     "steps_per_s": "steps per second",
@@ -51,22 +53,24 @@ def read_page(run: RunFolder) -> Page:
     pictures = run.pictures()
     flags = _text(run.path / "flags.txt")
     config = _object(run.path / "config.json")
+    task = str(config.get("task", "run"))
     now = datetime.datetime.now().astimezone()
     try:
         grids = [
             Picture(f"step {step:,}", pictures[step].read_bytes()) for step in spread(pictures)
         ]
-        film = read_film(run.film) if run.film.is_file() else []
+        film = _frames(run)
     except OSError as error:
         raise UserError(f"a picture of {run.path} cannot be read: {error}") from error
     return Page(
         title=run.path.resolve().name,
-        subtitle=f"{config.get('task', 'run')}, refreshed {now:%Y-%m-%d %H:%M %Z}",
+        subtitle=f"{task}, refreshed {now:%Y-%m-%d %H:%M %Z}",
         facts=_facts(metrics, speed, max([*metrics, *pictures], default=0), flags)
         | _classes(config),
         grids=grids,
+        grids_title=GRIDS_OF.get(task, Page.grids_title),
         film=[Picture(f"frame {i} of {len(film)}", png) for i, png in enumerate(film, 1)],
-        film_title=FILMS.get(str(config.get("task")), Page.film_title),
+        film_title=FILMS.get(task, Page.film_title),
         curves=[*curves(metrics), *curves(held_out), *curves(speed)],
         flags=flags,
         environment={name: str(v) for name, v in _object(run.environment).items()},
@@ -108,6 +112,13 @@ def spread(steps: Iterable[int], most: int = GRIDS) -> list[int]:
     if len(steps) <= most:
         return steps
     return [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]
+
+
+def _frames(run: RunFolder) -> list[bytes]:
+    """The PNGs of the film, or the picture of a plane of latents."""
+    if run.plane.is_file():
+        return [run.plane.read_bytes()]
+    return read_film(run.film) if run.film.is_file() else []
 
 
 def _facts(metrics: Lines, speed: Lines, step: int, flags: str) -> dict[str, str]:

@@ -100,6 +100,15 @@ def test_pictures_are_those_of_the_run(run):
     assert page.facts == {"steps done": "50"}
 
 
+def test_an_autoencoder_shows_its_plane_and_calls_no_decoded_image_a_sample(run):
+    (run.path / "config.json").write_text('{"task": "autoencoder"}')
+    save_grid(run.plane, np.zeros((4, 2, 2, 1), np.uint8))
+    page = read_page(run)
+    assert [picture.png for picture in page.film] == [run.plane.read_bytes()]
+    assert page.film_title == "plane of two latents"
+    assert "decoded" in page.grids_title
+
+
 def test_run_that_has_nothing_yet(run):
     assert write_report(run) == run.path / "report.html"
     page = read_page(run)

@@ -35,6 +35,7 @@ class Page:
     subtitle: str = ""
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     grids: Sequence[Picture] = ()
+    grids_title: str = "samples"
     film: Sequence[Picture] = ()
     film_title: str = "reverse process"
     curves: Sequence[Curve] | None = ()  # None: it never has any

@@ -55,7 +55,6 @@ BATCH = 32  # images at a time where nothing is learnt
 SMALLEST = 64  # pixels: LPIPS was fitted to patches of this size
 COLLAPSED = 0.05  # share of codes in use: with fewer the codebook has collapsed
 PLANE = 15  # images on a side of the latent plane
-PLANE_FILE = "latent_plane.png"
 Latent = Float[Array, "B h w c"]
 PerSample = Float[Array, "B"]
 
@@ -217,7 +216,7 @@ class Autoencoding(Task):
             sheet = grid(to_uint8(np.concatenate(rows)), len(ten))
             write_whole(folder.picture(step), lambda part: sheet.save(part, format="PNG"))
             if self.latent_shape == (1, 1, 2) and not self.quantises:
-                save_grid(folder.path / PLANE_FILE, to_uint8(self.plane(params[AUTOENCODER])))
+                save_grid(folder.plane, to_uint8(self.plane(params[AUTOENCODER])))
             numbers = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
             shown.say(f"step {step}: {numbers}, of {len(images)} held-out images")
             if found.get("usage", 1) < COLLAPSED:

@@ -38,6 +38,10 @@ class RunFolder:
         return self.path / "reverse.gif"
 
     @property
+    def plane(self) -> pathlib.Path:
+        return self.path / "latent_plane.png"
+
+    @property
     def environment(self) -> pathlib.Path:
         return self.path / "environment.json"
 
