@@ -29,8 +29,9 @@ def unit(x):
     return x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
 
 
+# Few shapes, each of which is compiled.
 values = hnp.arrays(
-    np.float32, st.tuples(st.integers(2, 6), st.integers(1, 5)), elements=st.floats(-9, 9, width=16)
+    np.float32, st.sampled_from([(2, 1), (3, 5), (6, 4)]), elements=st.floats(-9, 9, width=16)
 )
 
 
