@@ -96,7 +96,7 @@ def test_where_texts_are_pooled(eos, places):
     tower = text(eos_token_id=eos)
     states = apply(tower, random_params(tower, IDS), IDS)
     expected = states.last_hidden_state[jnp.arange(3), jnp.array(places)]
-    np.testing.assert_array_equal(states.pooled, expected)
+    np.testing.assert_allclose(states.pooled, expected, atol=1e-6)  # rounded once more or less
 
 
 def test_an_id_that_is_not_there_is_nan():
