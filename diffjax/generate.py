@@ -102,7 +102,7 @@ def _mesh(samples: int) -> Mesh:
 def times_of(
     process: Process, params: Params, spacing: Spacing, steps: int, most: int | None = None
 ) -> Float[Array, "T"]:
-    """The spacing's times, filled up with zeros to those of `most` steps.
+    """The spacing's times, the last repeated up to the number of times of `most` steps.
 
     Raises UserError for more steps than that.
     """
@@ -110,7 +110,7 @@ def times_of(
     if steps > most:
         raise UserError(f"steps={steps}: this was compiled for up to {most}")
     times = spacing.times(process.bind(params).schedule, steps)
-    return jnp.asarray(np.pad(times, (0, most - steps)))
+    return jnp.asarray(np.pad(times, (0, most - steps), mode="edge"))
 
 
 def generate(

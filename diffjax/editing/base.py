@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Array, Float32, Int
 
 from diffjax.process import Process, expand
 from diffjax.randomness import normal
@@ -47,8 +47,8 @@ class Edit(Sampler, abc.ABC):
     def check(self, process: Process) -> None:
         self.sampler.check(process)
 
-    def init(self, x: Images) -> Any:
-        return self.sampler.init(x)
+    def init(self, x: Images, steps: Int[Array, ""]) -> Any:
+        return self.sampler.init(x, steps)
 
     def step(
         self,

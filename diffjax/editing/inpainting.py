@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float32
+from jaxtyping import Array, Bool, Float32, Int
 
 from diffjax.editing.base import Edit, diffuse
 from diffjax.errors import UserError
@@ -59,6 +59,9 @@ class Repaint(Edit):
             walk.append(at)
         return times[::-1][np.asarray(walk)]
 
+    def init(self, x: Images, steps: Int[Array, ""]) -> Any:
+        return self.sampler.init(x, steps), steps
+
     def step(
         self,
         schedule: Schedule,
@@ -73,13 +76,14 @@ class Repaint(Edit):
         inner, own = fold_in(keys, 0), fold_in(keys, 1)
 
         def fall(x: Images, memory: Any) -> tuple[Images, Any]:
-            made, memory = self.sampler.step(schedule, denoise, inner, x, memory, t, s)
+            remembered, steps = memory
+            made, remembered = self.sampler.step(schedule, denoise, inner, x, remembered, t, s)
             known = diffuse(schedule, own, self.known, jnp.zeros(()), s)
-            return jnp.where(self.keep, known, made), memory
+            return jnp.where(self.keep, known, made), (remembered, steps)
 
         def rise(x: Images, memory: Any) -> tuple[Images, Any]:
             # What a multistep method remembers is of a path that x has left.
-            return diffuse(schedule, own, x, t, s), self.sampler.init(x)
+            return diffuse(schedule, own, x, t, s), self.init(x, memory[1])
 
         return lax.cond(s < t, fall, rise, x, memory)
 

@@ -29,7 +29,8 @@ def follow(
     """
 
     def one(cond: Cond, key: Keys, x: Images, t: Times, s: Times) -> Images:
-        there, _ = solver.step(schedule, teacher(cond), key, x, solver.init(x), t, s)
+        memory = solver.init(x, jnp.ones((), int))
+        there, _ = solver.step(schedule, teacher(cond), key, x, memory, t, s)
         return there
 
     cond, keys, x = jax.tree.map(lambda a: jnp.expand_dims(a, 1), (cond, keys, x))

@@ -4,7 +4,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from diffjax.errors import UserError
 from diffjax.process import Process
@@ -40,8 +40,8 @@ class Sampler(Protocol):
                 "to the image: choose sampler consistency"
             )
 
-    def init(self, x: Images) -> Any:
-        """What a multistep method remembers before the first step; nothing, unless overridden."""
+    def init(self, x: Images, steps: Int[Array, ""]) -> Any:
+        """What is remembered before the first of `steps` steps; nothing, unless overridden."""
         return ()
 
     def step(
@@ -71,7 +71,7 @@ def sample(
     """Walks x down `times` (in [0, 1]); also a film of the first `watched` images.
 
     A step between two equal times does nothing and calls nothing: so one compilation serves fewer
-    steps than it was made for, once their times are filled up with zeros. The film holds `frames`
+    steps than it was made for, once the last of their times is repeated. The film holds `frames`
     evenly spaced moments, the last of them the result; fewer steps than that fill the last ones.
     """
     steps = times.shape[0] - 1
@@ -92,7 +92,7 @@ def sample(
 
         return lax.cond(t != s, walk, lambda carry: carry, carry), None
 
-    start = (x, sampler.init(x), film)
+    start = (x, sampler.init(x, count), film)
     (x, _, film), _ = lax.scan(body, start, (taken - 1, times[:-1], times[1:]))
     return x, film
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from jaxtyping import Array, Int
+
 from diffjax.samplers.base import Sampler
 from diffjax.samplers.dpmpp_2m_sde import DPMpp2MSDE, Memory
 from diffjax.schedules.base import Schedule
@@ -18,8 +20,8 @@ class DPMpp2M(Sampler):
     def order(self) -> int:
         return 2
 
-    def init(self, x: Images) -> Memory:
-        return DPMpp2MSDE(eta=0.0).init(x)
+    def init(self, x: Images, steps: Int[Array, ""]) -> Memory:
+        return DPMpp2MSDE(eta=0.0).init(x, steps)
 
     def step(
         self,

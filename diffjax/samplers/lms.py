@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax.numpy as jnp
+from jaxtyping import Array, Int
 
 from diffjax.errors import UserError
 from diffjax.samplers import multistep
@@ -26,7 +27,7 @@ class LMS(Sampler):
         if not 1 <= self.order <= 4:
             raise UserError(f"lms(order={self.order}): choose an order from 1 (euler) to 4")
 
-    def init(self, x: Images) -> multistep.History:
+    def init(self, x: Images, steps: Int[Array, ""]) -> multistep.History:
         return multistep.empty(x, self.order - 1)
 
     def step(

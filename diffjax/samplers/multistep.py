@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from diffjax.typing import Images
 
@@ -12,6 +12,8 @@ from diffjax.typing import Images
 History = tuple[Float[Array, "K B H W C"], Float[Array, "K"]]
 # Exact for polynomials up to degree 15, and to 1e-9 for them times exp over steps of e^6.
 POINTS, SHARES = np.polynomial.legendre.leggauss(8)
+FEW = 15  # steps: with fewer of them, Lu et al. (2022b, code) lower the order of the last ones
+MANY = 2**30
 
 
 def empty(x: Images, length: int) -> History:
@@ -27,6 +29,16 @@ def remember(history: History, made: Images, node: Float[Array, ""]) -> History:
         jnp.concatenate([made[None], predictions])[:length],
         jnp.concatenate([node[None], nodes])[:length],
     )
+
+
+def countdown(steps: Int[Array, ""], lower_final: bool) -> Int[Array, ""]:
+    """The order that a method may have at most: how many steps are left, in walks of few steps."""
+    return jnp.where(lower_final & (steps < FEW), steps, MANY)
+
+
+def lowered(nodes: Float[Array, "K"], order: Int[Array, ""]) -> Float[Array, "K"]:
+    """The nodes before the present one that a method of this order looks at."""
+    return jnp.where(jnp.arange(len(nodes)) < order - 1, nodes, jnp.inf)
 
 
 def weights(

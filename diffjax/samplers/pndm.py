@@ -4,6 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Int
 
 from diffjax.samplers import multistep
 from diffjax.samplers.base import Sampler
@@ -35,7 +36,7 @@ class PNDM(Sampler):
     def nfe(self, steps: int) -> int:
         return steps + 1 if steps > 1 else 1
 
-    def init(self, x: Images) -> multistep.History:
+    def init(self, x: Images, steps: Int[Array, ""]) -> multistep.History:
         return multistep.empty(x, 3)
 
     def step(

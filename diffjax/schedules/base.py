@@ -132,8 +132,14 @@ class Discrete(Schedule):
         position = t * self.steps
         index = jnp.clip(position.astype(jnp.int32), 1, max(self.steps - 1, 1))
         low, high = table[index - 1], table[jnp.minimum(index, self.steps - 1)]
-        between = low + (position - index) * (high - low)
+        between = self.between(low, high, position - index)
         # Before the first step 1 - alpha_bar grows from 0 to its first value in a straight line.
         first = 1 / (1 + np.exp(self.log_snr_table[0]))
         variance = jnp.minimum(position, 1) * first
         return jnp.where(position < 1, jnp.log1p(-variance) - jnp.log(variance), between)
+
+    def between(
+        self, low: Float[Array, "*n"], high: Float[Array, "*n"], share: Float[Array, "*n"]
+    ) -> Float[Array, "*n"]:
+        """log-SNR at a share, in [0, 1], of the way between those of two steps."""
+        return low + share * (high - low)

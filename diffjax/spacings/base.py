@@ -22,15 +22,20 @@ class Spacing(abc.ABC):
     def starts(self, schedule: Schedule, steps: int) -> Float64[np.ndarray, "{steps}"]:
         """The time, in (0, 1] and falling, at which each step begins."""
 
-    def times(self, schedule: Schedule, steps: int) -> Float32[np.ndarray, "T"]:
-        """The times a sampler visits: `steps` that fall from at most 1, and 0.
+    def end(self, schedule: Schedule) -> float:
+        """The time at which the last step ends: 0, unless overridden."""
+        return 0.0
 
-        Raises UserError for steps < 1, and where two of the times are one.
+    def times(self, schedule: Schedule, steps: int) -> Float32[np.ndarray, "T"]:
+        """The times a sampler visits: `steps` that fall from at most 1, and the end.
+
+        The last step may begin where it ends: then it does nothing. Raises UserError for
+        steps < 1, and where two steps begin at one time.
         """
         if steps < 1:
             raise UserError(f"steps={steps}: take at least one sampling step")
-        times = np.append(self.starts(schedule, steps), 0).astype(np.float32)
-        if not (np.diff(times) < 0).all():
+        times = np.append(self.starts(schedule, steps), self.end(schedule)).astype(np.float32)
+        if not ((np.diff(times[:-1]) < 0).all() and times[-1] <= times[-2]):
             name = type(self).__module__.rpartition(".")[2]
             raise UserError(
                 f"steps={steps}: spacing {name} has fewer different times on this schedule: "

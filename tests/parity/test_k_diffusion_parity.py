@@ -43,7 +43,7 @@ def compiled(ours, schedule):
 def walk(ours, schedule, times, keys, y):
     """Ours, in float32: x after each step, over alpha."""
     x = schedule.alpha_sigma(times[0])[0] * jnp.asarray(y, jnp.float32)
-    memory, states = ours.init(x), []
+    memory, states = ours.init(x, jnp.asarray(1000)), []
     for i, (t, s) in enumerate(itertools.pairwise(times)):
         x, memory = compiled(ours, schedule)(fold_in(keys, i), x, memory, t, s)
         states.append(np.asarray(x / schedule.alpha_sigma(s)[0]))

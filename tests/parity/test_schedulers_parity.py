@@ -180,7 +180,11 @@ def test_dpmpp_2m(steps, spacing, sde):
     ours, process = (DPMpp2MSDE() if sde else DPMpp2M()), Process(Linear(), "v")
     keys = sample_keys(jax.random.key(0), 0, SHAPE[0])
     x = np.asarray(normal(fold_in(keys, 10**6), SHAPE[1:]))
-    theirs, mine, memory = torch.from_numpy(x.copy()), jnp.asarray(x), ours.init(jnp.asarray(x))
+    theirs, mine, memory = (
+        torch.from_numpy(x.copy()),
+        jnp.asarray(x),
+        ours.init(jnp.asarray(x), jnp.asarray(1000)),
+    )
 
     def denoise(x, t):
         output = jnp.asarray(network(np.asarray(x), float(process.model_time(t))))
@@ -241,7 +245,7 @@ def our_step(ours, target):
 
 def our_states(ours, target, times, x, keys):
     """x after each of our steps, in float32."""
-    x, memory, states = jnp.asarray(x), ours.init(jnp.asarray(x)), []
+    x, memory, states = jnp.asarray(x), ours.init(jnp.asarray(x), jnp.asarray(1000)), []
     for i, (t, s) in enumerate(itertools.pairwise(times)):
         x, memory = our_step(ours, target)(
             fold_in(keys, i), x, memory, jnp.asarray(t), jnp.asarray(s)
