@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         save_unet2d,
         save_unet2d_condition,
         save_vq_model,
+        scheduler_from_config,
     )
     from diffjax.process import Process
     from diffjax.randomness import sample_keys
@@ -83,6 +84,7 @@ __all__ = [
     "save_unet2d",
     "save_unet2d_condition",
     "save_vq_model",
+    "scheduler_from_config",
     "schedules",
     "spaces",
     "spacings",
@@ -116,6 +118,7 @@ _MODULES = {
     "save_unet2d": "interop",
     "save_unet2d_condition": "interop",
     "save_vq_model": "interop",
+    "scheduler_from_config": "interop",
 }
 
 

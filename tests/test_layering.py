@@ -46,7 +46,8 @@ ALLOWED = {
     " typing",
     "tiling": "batches errors models typing",
     "training": "devices errors files models randomness typing",
-    "interop": "arrays data errors files models spec text third_party typing",
+    "interop": "arrays data errors files models process samplers schedules spacings spec text"
+    " third_party typing",
     "tasks": "batches conditions data display editing errors files generate guidance interop"
     " metrics models objectives process randomness samplers schedules spaces spacings spec"
     " text time_laws training typing weightings",

@@ -5,6 +5,7 @@ from diffjax.interop.clip import load_clip, save_clip
 from diffjax.interop.clip_tokenizer import load_tokenizer
 from diffjax.interop.dit import load_dit, save_dit
 from diffjax.interop.image_processor import load_image_processor
+from diffjax.interop.schedulers import scheduler_from_config
 from diffjax.interop.unet2d import load_unet2d, save_unet2d
 from diffjax.interop.unet2d_condition import load_unet2d_condition, save_unet2d_condition
 from diffjax.interop.vq import load_vq_model, save_vq_model
@@ -24,4 +25,5 @@ __all__ = [
     "save_unet2d",
     "save_unet2d_condition",
     "save_vq_model",
+    "scheduler_from_config",
 ]
