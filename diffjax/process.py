@@ -157,8 +157,8 @@ class Process:
     def model_time(self, t: Times) -> Times:
         """t in [0, 1] as the network takes it, finite from end to end.
 
-        `index` is DDPM's, 0 to T - 1 on its grid and -1 at t = 0 (Ho et al. 2020), and
-        `whole_index` the nearest of its whole numbers. `sigma` is sigma / alpha, at least 1e-5
+        `index` is DDPM's, 0 to T - 1 on its grid and -1 at t = 0 (Ho et al. 2020), `whole_index`
+        the nearest whole number, and `count` one more, T t. `sigma` is sigma / alpha, at least 1e-5
         (Song et al. 2021). `log_snr` lies in [-40, 40] (Kingma et al. 2021), and `c_noise`, a
         quarter of log(sigma / alpha), in [-5, 5] (Karras et al. 2022, table 1).
         """
@@ -167,6 +167,8 @@ class Process:
                 return t * self.schedule.steps - 1
             case "whole_index":
                 return jnp.round(t * self.schedule.steps - 1)
+            case "count":
+                return t * self.schedule.steps
             case "sigma":
                 return jnp.maximum(self.schedule.sigma_ve(t), LEAST_SIGMA)
             case "log_snr":

@@ -15,6 +15,7 @@ from diffjax.models.dit import DiT
 from diffjax.models.unet import UNet
 from diffjax.process import LEAST_SIGMA, Process
 from diffjax.schedules.cosine import Cosine
+from diffjax.schedules.edm import EDM
 from diffjax.schedules.flow import Flow
 from diffjax.schedules.linear import Linear
 from diffjax.schedules.variance_exploding import VarianceExploding
@@ -79,6 +80,17 @@ def test_every_embedding_with_every_schedule(kind, name):
 def test_index():
     index = Process(Cosine(steps=10)).model_time(jnp.asarray([0.0, 0.1, 0.55, 1.0]))
     np.testing.assert_allclose(index, [-1, 0, 4.5, 9], atol=1e-6)
+
+
+def test_forms_of_time_that_diffusers_gives():
+    """Whole indices, training steps counted from 1, and Karras et al.'s c_noise (2022, table 1)."""
+    t = jnp.asarray([0.1, 0.54, 1.0])
+    for form, expected in (("whole_index", [0, 4, 9]), ("count", [1, 5.4, 10])):
+        np.testing.assert_allclose(
+            Process(Cosine(steps=10), time_input=form).model_time(t), expected
+        )
+    told = Process(EDM(), "edm", time_input="c_noise").model_time(jnp.ones(()))
+    np.testing.assert_allclose(told, np.log(80) / 4, rtol=1e-6)
 
 
 @pytest.mark.parametrize("schedule", [Linear(), VarianceExploding(), Cosine()])

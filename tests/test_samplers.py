@@ -21,6 +21,7 @@ from diffjax.schedules.edm import EDM
 from diffjax.schedules.flow import Flow
 from diffjax.schedules.linear import Linear
 from diffjax.schedules.variance_exploding import VarianceExploding
+from diffjax.typing import Prediction
 
 NAMES = spec.names(diffjax.samplers)
 EVERY = [spec.build(name, diffjax.samplers) for name in NAMES]
@@ -34,6 +35,8 @@ DETERMINISTIC = [s for s in EVERY if s.order] + [
         "unipc(p=1)",
         "unipc(p=3)",
         "edm(s_churn=0.0)",
+        "unipc(p=1, b=1)",
+        "dpmpp_2m_sde(eta=0.0, solver='heun')",
         "dpmpp_3m_sde(eta=0.0)",
     )
 ]
@@ -270,6 +273,29 @@ def test_churn_adds_no_more_noise_than_the_schedule_has(schedule):
         _, raised, out = churned(sampler, schedule, keys, x, time, jnp.asarray(0.5))
         assert time <= raised <= 1
         chex.assert_tree_all_finite(out)
+
+
+@pytest.mark.parametrize("name", ["deis", "dpmpp_2m_sde", "dpmpp_3m_sde"])
+@pytest.mark.parametrize("steps", [4, 15])
+def test_the_last_of_few_steps_is_of_order_one(name, steps):
+    """It is Euler's then, whatever the denoiser said before: of many steps it is not."""
+    eta = "eta=0.0, " * name.startswith("dpmpp")
+    sampler = spec.build(f"{name}({eta}lower_final=True)", diffjax.samplers)
+    schedule, keys = Linear(), sample_keys(jax.random.key(0), 0, 2)
+    times = jnp.linspace(0.8, 0.2, steps + 1)
+
+    def denoise(x, t):
+        x0 = jnp.where(t > times[-2] + 1e-3, -3.0, 0.5) * jnp.ones_like(x)
+        alpha, sigma = schedule.alpha_sigma(t)
+        return Prediction(x0, (x - alpha * x0) / sigma)
+
+    @jax.jit
+    def walk(x, times):
+        return sample(sampler, schedule, denoise, keys, x, times, frames=steps, watched=2)
+
+    out, film = walk(normal(keys, SMALL), times)
+    euler, _ = DDIM().step(schedule, denoise, keys, film[-2], (), times[-2], times[-1])
+    assert (float(jnp.abs(out - euler).max()) < 1e-5) == (steps < 15)
 
 
 def test_ddim_with_eta_1_is_ddpm():

@@ -22,7 +22,7 @@ class Spacing(abc.ABC):
     def starts(self, schedule: Schedule, steps: int) -> Float64[np.ndarray, "{steps}"]:
         """The time, in (0, 1] and falling, at which each step begins."""
 
-    def end(self, schedule: Schedule) -> float:
+    def end(self, starts: Float64[np.ndarray, "T"]) -> float:
         """The time at which the last step ends: 0, unless overridden."""
         return 0.0
 
@@ -34,7 +34,8 @@ class Spacing(abc.ABC):
         """
         if steps < 1:
             raise UserError(f"steps={steps}: take at least one sampling step")
-        times = np.append(self.starts(schedule, steps), self.end(schedule)).astype(np.float32)
+        starts = self.starts(schedule, steps)
+        times = np.append(starts, self.end(starts)).astype(np.float32)
         if not ((np.diff(times[:-1]) < 0).all() and times[-1] <= times[-2]):
             name = type(self).__module__.rpartition(".")[2]
             raise UserError(

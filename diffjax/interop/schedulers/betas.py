@@ -47,9 +47,17 @@ class Betas(Discrete):
 
 
 def tabled(schedule: Discrete, straight: bool = False) -> Betas:
-    """The schedule as a table, with a little signal at its end where it has none."""
+    """The schedule as a table, with a little signal at its end where it has none.
+
+    Raises UserError where there is less than that before the end.
+    """
     alpha_bar = 1 / (1 + np.exp(-schedule.log_snr_table))
     if schedule.zero_terminal:
+        if alpha_bar[-2] <= LEAST_ALPHA_BAR:
+            raise UserError(
+                "rescale_betas_zero_snr=true is not supported with these betas: at the last step "
+                f"alpha_bar would rise from {alpha_bar[-2]:.3g} to {LEAST_ALPHA_BAR:.3g}"
+            )
         alpha_bar[-1] = LEAST_ALPHA_BAR
     before = np.append(1.0, alpha_bar[:-1])
     betas = (before - alpha_bar) / before

@@ -21,9 +21,9 @@ WEIGHTS = ((24, 0, 0, 0), (36, -12, 0, 0), (46, -32, 10, 0), (55, -59, 37, -9))
 class IndexDDIM(Sampler):
     """DDIMScheduler: from index i to i - T // N, wherever the next of the N times lies.
 
-    kind: the spacing of its times, which are not rounded: a step's length tells N. Below index 0
-    it ends: at t = 0 where `clean`, and otherwise at index 0. x0 is kept in [-limit, limit], and
-    eps is not made consistent with it.
+    kind: the spacing of its times, which are not rounded yet: so a step's length tells N. Below
+    index 0 it ends: at t = 0 where `clean`, and otherwise at index 0. x0 is kept in
+    [-limit, limit], and eps is not made consistent with it.
     """
 
     kind: Literal["linspace", "leading", "trailing"] = "leading"
