@@ -42,8 +42,8 @@ class Sigmas(Discretised, Levelled):
             spacing = NoiseLevels(self.law, within, last=last, **ends)
         elif even:
             schedule = tabled(schedule, straight=True)
-        with_signal = self.timestep_spacing == "leading"
-        return Scheduler(self.process(schedule), sampler, spacing, with_signal)
+        unit_noise = self.timestep_spacing == "leading"
+        return Scheduler(self.process(schedule), sampler, spacing, unit_noise)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,4 +137,4 @@ class FlowMatchEulerDiscreteScheduler(Options):
 
     def scheduler(self) -> Scheduler:
         process = Process(Flow(self.num_train_timesteps), "velocity", time_input="count")
-        return Scheduler(process, FlowEuler(), FlowLevels(self.shift), with_signal=False)
+        return Scheduler(process, FlowEuler(), FlowLevels(self.shift), unit_noise=False)

@@ -32,8 +32,8 @@ TARGETS: dict[str, Target] = {"epsilon": "eps", "sample": "x0", "v_prediction": 
 class Scheduler:
     """What a scheduler of diffusers stands for.
 
-    spacing: of its times; `sampler.spacing` is another. with_signal: x begins as noise of the size
-    that noisy data have, 1 on a variance-preserving schedule, and otherwise as their noise alone.
+    spacing: of its times; `sampler.spacing` is another. unit_noise: x begins as noise of the size
+    that noisy data have, 1 on a variance-preserving schedule; otherwise as their noise, sigma.
     limit: where there is one, x0 is kept in [-limit, limit], and eps consistent with it
     (`guidance.clip_x0`).
     """
@@ -41,13 +41,13 @@ class Scheduler:
     process: Process
     sampler: Sampler
     spacing: Spacing
-    with_signal: bool = True
+    unit_noise: bool = True
     limit: float | None = None
 
     def noise_scale(self, t: Float[Array, ""]) -> Float[Array, ""]:
         """What unit noise is multiplied by to begin at time t in (0, 1]."""
         alpha, sigma = self.process.schedule.alpha_sigma(t)
-        return jnp.sqrt(alpha**2 + sigma**2) if self.with_signal else sigma
+        return jnp.sqrt(alpha**2 + sigma**2) if self.unit_noise else sigma
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
