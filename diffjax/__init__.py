@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     )
     from diffjax.process import Process
     from diffjax.randomness import sample_keys
+    from diffjax.run_pipeline import save_pipeline
     from diffjax.runs import Run, load, load_towers
     from diffjax.tiling import decode_tiled, encode_tiled
 
@@ -81,6 +82,7 @@ __all__ = [
     "save_autoencoder_kl",
     "save_clip",
     "save_dit",
+    "save_pipeline",
     "save_unet2d",
     "save_unet2d_condition",
     "save_vq_model",
@@ -115,6 +117,7 @@ _MODULES = {
     "save_autoencoder_kl": "interop",
     "save_clip": "interop",
     "save_dit": "interop",
+    "save_pipeline": "run_pipeline",
     "save_unet2d": "interop",
     "save_unet2d_condition": "interop",
     "save_vq_model": "interop",

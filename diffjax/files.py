@@ -1,10 +1,11 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 import os
 import pathlib
+import shutil
 from collections.abc import Callable
 
-PART = ".part"  # what the name of an unfinished file ends in
+PART = ".part"  # what the name of an unfinished file or folder ends in
 
 
 def write_whole(path: str | os.PathLike[str], write: Callable[[pathlib.Path], object]) -> None:
@@ -22,6 +23,22 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[pathlib.Path], ob
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)  # on a full disk it would take the room to go on
+
+
+def write_folder(path: str | os.PathLike[str], fill: Callable[[pathlib.Path], object]) -> None:
+    """Lets `fill` fill a folder beside `path`, which then takes that name. Nothing may have it yet.
+
+    Raises what `fill` raises, and OSError; nothing is left then.
+    """
+    path = pathlib.Path(path)
+    part = path.with_name(path.name + PART)
+    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+    try:
+        part.mkdir(parents=True)
+        fill(part)
+        part.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

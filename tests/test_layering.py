@@ -51,6 +51,7 @@ ALLOWED = {
     "tasks": "batches conditions data display editing errors files generate guidance interop"
     " metrics models objectives process randomness samplers schedules spaces spacings spec"
     " text time_laws training typing weightings",
+    "run_pipeline": "conditions errors files interop models process runs spaces spec tasks typing",
     "run_report": "conditions display errors spec training",
     "runs": "checksum data errors guidance interop metrics models samplers spacings spec tasks"
     " training typing",
@@ -121,7 +122,7 @@ def test_only_one_file_names_pmap_and_one_loops_over_sampling_steps():
 
 
 PROGRAMS = {"ablate", "benchmark", "classifier", "clip", "ddpm", "distill", "evaluate", "gan"} | {
-    "latent_diffusion", "report", "sample", "text_to_image", "unet", "upsampling", "vae"
+    "export", "latent_diffusion", "report", "sample", "text_to_image", "unet", "upsampling", "vae"
 }  # fmt: skip
 
 

@@ -2,5 +2,6 @@
 
 from diffjax.interop.schedulers.config import scheduler_from_config
 from diffjax.interop.schedulers.options import Scheduler
+from diffjax.interop.schedulers.written import scheduler_config
 
-__all__ = ["Scheduler", "scheduler_from_config"]
+__all__ = ["Scheduler", "scheduler_config", "scheduler_from_config"]
