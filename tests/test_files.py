@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from diffjax.files import write_text, write_whole
+from diffjax.files import PART, write_folder, write_text, write_whole
 
 
 def test_a_file_that_cannot_be_written_whole_is_as_it_was_and_leaves_no_part(tmp_path):
@@ -18,6 +18,25 @@ def test_a_file_that_cannot_be_written_whole_is_as_it_was_and_leaves_no_part(tmp
     with pytest.raises(OSError, match="No space"):
         write_whole(tmp_path / "file", fill)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file", "before")]
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path):
+    """Nor is what a killed process has left in its way."""
+    (tmp_path / f"folder{PART}").mkdir()
+    (tmp_path / f"folder{PART}" / "left").touch()
+
+    def fill(part, error=None):
+        (part / "file").write_text("whole")
+        if error:
+            raise error
+
+    with pytest.raises(OSError, match="No space"):
+        write_folder(tmp_path / "folder", lambda part: fill(part, OSError(28, "No space left")))
+    assert list(tmp_path.iterdir()) == []
+    write_folder(tmp_path / "new" / "folder", fill)
+    assert [str(p.relative_to(tmp_path)) for p in sorted(tmp_path.rglob("*"))] == [
+        "new", "new/folder", "new/folder/file",
+    ]  # fmt: skip
 
 
 def test_text_is_utf_8_and_replaces_what_was_there(tmp_path):

@@ -10,15 +10,18 @@ import pytest
 from oracles import Gaussian, linear_betas
 
 import diffjax as dj
+from diffjax.interop.schedulers import scheduler_config
 from diffjax.interop.schedulers.betas import LEAST_ALPHA_BAR, Betas, tabled
 from diffjax.interop.schedulers.steps import IndexDDIM, IndexPNDM
 from diffjax.interop.schedulers.times import FlowLevels, NoiseLevels, TrainingSteps
 from diffjax.samplers.base import sample
 from diffjax.samplers.dpmpp_2m_sde import DPMpp2MSDE
 from diffjax.samplers.euler import Euler
+from diffjax.schedules.cosine import Cosine
 from diffjax.schedules.flow import Flow
 from diffjax.schedules.linear import Linear
 from diffjax.schedules.scaled_linear import ScaledLinear
+from diffjax.schedules.sigmoid import Sigmoid
 from diffjax.typing import Prediction
 
 SD15 = {
@@ -161,6 +164,51 @@ def test_pndm_follows_the_flow():
 
         errors.append(float(jnp.abs(oracle.flow(walk(x), times[-1]) - truth).max()))
     assert errors[0] < 0.2 * errors[1], errors
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        dj.Process(Linear(150)),
+        dj.Process(ScaledLinear(beta_end=0.02), "v"),
+        dj.Process(Cosine(), "x0", learned_variance=False),
+        dj.Process(Linear(), learned_variance=True),
+    ],
+)
+@pytest.mark.parametrize("limit", [None, 1.0])
+def test_what_is_written_is_read_as_it_was(process, limit):
+    scheduler = dj.scheduler_from_config(json.loads(json.dumps(scheduler_config(process, limit))))
+    assert scheduler.process == process
+    assert (scheduler.sampler, scheduler.limit) == (dj.samplers.DDIM(), limit)
+    times = scheduler.spacing.times(process.schedule, 5)
+    np.testing.assert_allclose(times, dj.spacings.Trailing().times(process.schedule, 5), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "least"),
+    [(Cosine(offset=0.1), -40.0), (Cosine(zero_terminal_snr=True), -16.64), (Sigmoid(), -16.64)],
+)
+def test_a_schedule_without_a_name_is_a_table(schedule, least):
+    """What is left of the signal after each step; where it is none, what diffusers puts there."""
+    read = dj.scheduler_from_config(scheduler_config(dj.Process(schedule, "v"))).process.schedule
+    t = jnp.arange(1, 1001) / 1000
+    np.testing.assert_allclose(read.log_snr(t), jnp.maximum(schedule.log_snr(t), least), atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("process", "limit", "message"),
+    [
+        (dj.Process(Flow(), "velocity"), None, "no scheduler for schedule flow"),
+        (dj.Process(Linear(), "score"), None, "no scheduler for target score"),
+        (dj.Process(Linear(), time_input="log_snr"), None, "a network that is told log_snr"),
+        (dj.Process(Linear(), consistent=True), None, "no scheduler for a consistency model"),
+        (dj.Process(Linear(), "v", learned_variance=True), None, "a learnt variance with target v"),
+        (dj.Process(Linear()), 2.0, "no scheduler for x0 within 2.0"),
+    ],
+)
+def test_processes_that_diffusers_lacks(process, limit, message):
+    with pytest.raises(dj.UserError, match=message):
+        scheduler_config(process, limit)
 
 
 @pytest.mark.parametrize(

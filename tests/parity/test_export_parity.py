@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from random_runs import random_run, random_weights
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[parity]'")
@@ -24,9 +25,6 @@ from diffjax.models.vq import VQModel  # noqa: E402
 from diffjax.randomness import fold_in, normal  # noqa: E402
 from diffjax.run_pipeline import save_pipeline  # noqa: E402
 from diffjax.tasks.diffusion import Diffusion  # noqa: E402
-from diffjax.training.checkpoint import Checkpoints  # noqa: E402
-from diffjax.training.run import RunFolder  # noqa: E402
-from diffjax.training.step import TrainState  # noqa: E402
 
 KEY, NUM, STEPS = jax.random.key(0), 3, 5
 NET = UNet(
@@ -98,28 +96,15 @@ CASES = {
 }  # fmt: skip
 
 
-def drawn_weights(like):
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(np.float32), like)
-
-
 def made(root, stage=None, **options):
-    """A run of random weights, loaded; a first stage of random weights lies beside it."""
+    """A run of random weights, with a first stage of random weights where there is one."""
     if stage is not None:
         image = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
-        like = jax.eval_shape(stage.init, KEY, image)["params"]
+        params = random_weights(jax.eval_shape(stage.init, KEY, image)["params"])
         save = dj.save_vq_model if isinstance(stage, VQModel) else dj.save_autoencoder_kl
-        save(stage, drawn_weights(like), root / "stage")
+        save(stage, params, root / "stage")
         options["autoencoder"] = runs.source_of(root / "stage", "autoencoder")
-    task = Diffusion(**options)
-    params = drawn_weights(jax.eval_shape(lambda: task.init(KEY, {})))
-    config = runs.RunConfig(task, runs.Training())
-    with (
-        RunFolder.create(root / "run", config.to_dict(), "") as folder,
-        Checkpoints(folder.checkpoints) as checkpoints,
-    ):
-        checkpoints.save(1, TrainState(np.int32(1), params, params, {}, {}), {})
-    return dj.load(root / "run")
+    return random_run(root / "run", Diffusion(**options))
 
 
 def noise_of(run):
@@ -145,7 +130,6 @@ def test_diffusers_draws_our_images(case, tmp_path, monkeypatch):
     mine = run.sample(KEY, num=NUM, steps=STEPS, sampler="ddim", **ours)
     mine = np.clip(np.asarray(mine) / 2 + 0.5, 0, 1)
     assert np.std(mine) > 0.05
-    print("GAP", case, np.abs(drawn - mine).max() * 255)
     assert np.abs(drawn - mine).max() * 255 < 0.1
 
 
