@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 from flax import linen as nn
 
 import diffjax.models
 from diffjax import spec
 from diffjax.errors import UserError
 from diffjax.interop.folders import CONFIG, weights_file, write_model
-from diffjax.interop.safetensors import read, read_json
-from diffjax.interop.torch_names import Slot, slots, to_tensors, to_tree
+from diffjax.interop.safetensors import Entry, Tensors, entries, read_json
+from diffjax.interop.torch_names import Put, Slot, slots, to_tensors, to_tree
 from diffjax.typing import Params
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -52,10 +52,13 @@ class Form(Generic[Model]):
         return {field.name for field in fields(self.model)} - OURS - self.ours  # type: ignore[arg-type]
 
 
-def load(folder: str | os.PathLike[str], form: Form[Model]) -> tuple[Model, Params]:
+def load(
+    folder: str | os.PathLike[str], form: Form[Model], put: Put = jnp.asarray
+) -> tuple[Model, Params]:
     """The network saved in `folder`, and its float32 parameters for `model.apply({"params": ...})`.
 
-    An option that neither side has is passed over, with a warning, where it is false or null.
+    `put` is given each parameter as soon as it is read, and puts it on its devices. An option that
+    neither side has is passed over, with a warning, where it is false or null.
     Raises UserError, naming it, for what is missing, damaged, unknown, of the wrong shape, or an
     option that the network does not support.
     """
@@ -65,8 +68,8 @@ def load(folder: str | os.PathLike[str], form: Form[Model]) -> tuple[Model, Para
         raise UserError(f"{folder} is a whole pipeline: load {part}")
     model = _read_config(folder / CONFIG, form)
     path = weights_file(folder, WEIGHTS)
-    tensors = dict(_renewed(name, value) for name, value in read(path).items())
-    return model, to_tree(str(path), tensors, slots_of(model, form), form.network)
+    tensors = Tensors(dict(_renewed(name, entry) for name, entry in entries(path).items()))
+    return model, to_tree(str(path), tensors, slots_of(model, form), form.network, put)
 
 
 def save(model: Model, params: Params, folder: str | os.PathLike[str], form: Form[Model]) -> None:
@@ -117,13 +120,13 @@ def slots_of(model: Model, form: Form[Model]) -> dict[str, Slot]:
     return slots(tree["params"], LISTS)
 
 
-def _renewed(name: str, value: np.ndarray) -> tuple[str, np.ndarray]:
+def _renewed(name: str, entry: Entry) -> tuple[str, Entry]:
     """A tensor as today's releases save it: attention of old ones may be convolutions of 1x1."""
     old = "|".join(OLD_NAMES)
     found = re.fullmatch(rf"(.*\battentions\.\d+\.)({old})(\..*)", name)
     if found:
         name = f"{found[1]}{OLD_NAMES[found[2]]}{found[3]}"
     of_attention = re.search(r"\battentions\.\d+\.to_(q|k|v|out\.0)\.weight$", name)
-    if of_attention and value.shape[2:] == (1, 1):
-        value = value[:, :, 0, 0]
-    return name, value
+    if of_attention and entry.shape[2:] == (1, 1):
+        entry = entry._replace(shape=entry.shape[:2])
+    return name, entry

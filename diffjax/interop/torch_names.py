@@ -1,12 +1,13 @@
 """What torch calls a network's tensors, and the shapes it gives them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from jax import Array
 
 from diffjax.errors import UserError
 from diffjax.typing import Params
@@ -18,6 +19,8 @@ LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
+
+Put = Callable[[np.ndarray], Array]  # a parameter's numbers -> the parameter, on its devices
 
 
 class Slot(NamedTuple):
@@ -43,16 +46,21 @@ def slots(shapes: Params, lists: str) -> dict[str, Slot]:
 
 
 def to_tree(
-    where: str, tensors: Mapping[str, np.ndarray], wanted: Mapping[str, Slot], network: str
+    where: str,
+    tensors: Mapping[str, np.ndarray],
+    wanted: Mapping[str, Slot],
+    network: str,
+    put: Put = jnp.asarray,
 ) -> Params:
     """torch's tensors as our parameters. Raises UserError for tensors of another network."""
     check_names(where, tensors, wanted, network)
     tree = {}
     for name, (path, shape) in wanted.items():
-        value = transpose(tensors[name], path[-1])
+        given = tensors[name]
+        value = transpose(given, path[-1])
         if value.shape != shape:
-            raise UserError(f"{where}: {name} has shape {tensors[name].shape}, which does not fit")
-        tree[path] = jnp.asarray(value)
+            raise UserError(f"{where}: {name} has shape {given.shape}, which does not fit")
+        tree[path] = put(value)
     unflat: Params = traverse_util.unflatten_dict(tree)
     return unflat
 
