@@ -38,6 +38,10 @@ class Tokenizer:
             into[: len(row)] = row
         return ids
 
+    def cut_off(self, text: str) -> str:
+        """What a row leaves out of a text that is too long, as `decode` writes it; else ""."""
+        return self.decode(self._ids(_checked(0, text))[self.length - 1 :])
+
     def decode(self, ids: Sequence[int] | Int32[np.ndarray, "L"]) -> str:
         """The text of a row up to its first end token, in lower case, words apart by a space."""
         row = [int(index) for index in ids]
@@ -45,15 +49,19 @@ class Tokenizer:
         return self.bpe.text([index for index in row if index != self.start]).strip()
 
     def _row(self, text: str) -> list[int]:
+        return [*self._ids(text, self.length)[: self.length - 1], self.end]
+
+    def _ids(self, text: str, most: int | None = None) -> list[int]:
+        """The start token and the text's own ids; with `most` little more than so many."""
         ids = [self.start]
         for part in self.split(text):
             if isinstance(part, int):
                 ids.append(part)
             else:
                 ids.extend(self.bpe(part))
-            if len(ids) >= self.length:
+            if most is not None and len(ids) >= most:
                 break  # the rest of the text would be cut
-        return [*ids[: self.length - 1], self.end]
+        return ids
 
 
 def _checked(number: int, text: object) -> str:

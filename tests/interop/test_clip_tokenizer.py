@@ -51,6 +51,15 @@ def test_a_long_text_is_cut_and_its_end_token_kept(tokenizer):
     assert (rows[3, :-1] != END).all()
 
 
+def test_what_is_cut_off_a_long_text(tokenizer):
+    words = [f"word{i}" for i in range(1000)]
+    (ids,) = tokenizer([" ".join(words)])
+    kept, cut = tokenizer.decode(ids), tokenizer.cut_off(" ".join(words))
+    assert "".join((kept + cut).split()) == "".join(words)
+    assert tokenizer.cut_off("a " * 75) == ""
+    assert tokenizer.cut_off("a " * 76) == "a"
+
+
 def test_openai_pads_with_zero():
     pytest.importorskip("ftfy", reason="pip install -e '.[openai]'")
     row = dj.load_tokenizer(rules="openai")(["A red &amp;amp; blue apple"])[0]
