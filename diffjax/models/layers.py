@@ -42,6 +42,7 @@ Conv1x1 = partial(Conv, kernel_size=(1, 1))
 
 # Added to the logits of masked places. Not -inf: where all are masked, all are attended to.
 MASKED = -1e4
+MOST_LOGITS = 2**25  # numbers that attention keeps at once: 128 MiB
 
 
 def machine_dtype(dtype: str | None) -> str:
@@ -134,11 +135,31 @@ def attend(
 
     Its sum divides the product with v, T x D numbers, and not the T x T weights (Dao et al. 2022,
     sec. 3.1): forward on a CPU three times as fast with eight heads. Where a GPU has a kernel that
-    never keeps the T x T numbers at all (ibid., alg. 1) that is called.
+    never keeps the T x T numbers at all (ibid., alg. 1) that is called. Elsewhere, and without
+    `causal`, more than MOST_LOGITS of them are computed for some queries after the others (Rabe &
+    Staats 2021).
     """
     if mask is None and _has_flash_kernel(q, k):
         flash = partial(jax.nn.dot_product_attention, is_causal=causal, implementation="cudnn")
         return flash(*(a.swapaxes(1, 2) for a in (q, k, v))).swapaxes(1, 2)
+    pieces = math.ceil(q.size // q.shape[-1] * k.shape[-2] / MOST_LOGITS)
+    if causal or pieces <= 1:
+        return _attend_at_once(q, k, v, mask, causal)
+    places = q.shape[-2]
+    rows = math.ceil(places / pieces)
+    padded = jnp.pad(q, ((0, 0), (0, 0), (0, -places % rows), (0, 0)))
+    some = jnp.stack(jnp.split(padded, padded.shape[-2] // rows, axis=-2))
+    h = lax.map(lambda piece: _attend_at_once(piece, k, v, mask, False), some)
+    return jnp.concatenate(h, axis=-2)[..., :places, :]
+
+
+def _attend_at_once(
+    q: Float[Array, "B N T D"],
+    k: Float[Array, "B N S D"],
+    v: Float[Array, "B N S D"],
+    mask: Bool[Array, "B S"] | None,
+    causal: bool,
+) -> Float[Array, "B N T D"]:
     logits = jnp.matmul(q, k.mT, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
     if causal:
         past = jnp.tri(q.shape[-2], k.shape[-2], dtype=bool)

@@ -11,6 +11,7 @@ import pytest
 
 from diffjax import models, spec
 from diffjax.errors import UserError
+from diffjax.models import layers
 from diffjax.models.layers import FourierFeatures, GroupNorm, attend, fir_down, fir_up
 from diffjax.models.unet import UNet
 
@@ -386,6 +387,21 @@ def test_attention_is_a_mean_weighted_by_softmax():
     np.testing.assert_allclose(attend(q, k, v), expected, atol=1e-5)
     large = attend(1e3 * q, k, v)  # exp of such logits would overflow
     chex.assert_tree_all_finite(large)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_of_some_queries_after_the_others(monkeypatch, masked):
+    """Five queries, two at a time: what is kept of logits is no more than is allowed."""
+    q, k, v = (jax.random.normal(jax.random.key(i), (2, 3, n, 4)) for i, n in enumerate((5, 7, 7)))
+    mask = jnp.arange(7) < jnp.asarray([[7], [3]]) if masked else None
+    bias = None if mask is None else mask[:, None, None]
+    given = (a.swapaxes(1, 2) for a in (q, k, v))
+    expected = jax.nn.dot_product_attention(*given, mask=bias).swapaxes(1, 2)
+    monkeypatch.setattr(layers, "MOST_LOGITS", 2 * 3 * 2 * 7)
+    np.testing.assert_allclose(attend(q, k, v, mask), expected, atol=1e-5)
+    jaxpr = str(jax.make_jaxpr(lambda *qkv: attend(*qkv, mask))(q, k, v))
+    assert "f32[2,3,2,7]" in jaxpr
+    assert "f32[2,3,5,7]" not in jaxpr
 
 
 def test_filters_keep_a_constant_and_are_adjoint():
