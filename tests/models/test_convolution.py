@@ -354,6 +354,9 @@ def test_the_nearest_measured_shape_decides(monkeypatch):
         ("input_gradient", HALVING),
     ):
         assert path(operation, 4, 16, 16, 64, 128, window) is PATHS["direct"]
+    # A large image's tiles or patches would take up gigabytes.
+    assert path("forward", 4, 256, 256, 64, 64) is PATHS["im2col"]
+    assert path("forward", 4, 256, 256, 64, 65) is PATHS["direct"]
     valid = Window((3, 3), (1, 1), ((0, 0), (0, 0)))
     assert path("forward", 32, 16, 16, 64, 128, valid) is PATHS["im2col"]
 

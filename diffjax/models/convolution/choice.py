@@ -19,6 +19,9 @@ from diffjax.models.convolution.im2col import Im2col
 from diffjax.models.convolution.window import Path, Window
 from diffjax.models.convolution.winograd import Winograd
 
+# Numbers of an image, before and after: beyond them, ten times those that were measured, the ways
+# other than XLA's own keep gigabytes of tiles or patches.
+LARGEST = 2**23
 OPERATIONS = ("forward", "input_gradient", "weight_gradient")
 PATHS: dict[str, Path] = {
     "direct": Direct(),
@@ -28,8 +31,6 @@ PATHS: dict[str, Path] = {
 }
 SHIPPED = pathlib.Path(__file__).parent / "measured.json"
 TUNED = platformdirs.user_cache_path("diffjax") / "convolutions.json"
-
-
 Kind = tuple[str, tuple[int, int], tuple[int, int]]
 
 
@@ -52,44 +53,17 @@ def choose(operation: str, x: Sequence[int], w: Sequence[int], window: Window) -
     able = {name for name, path in PATHS.items() if path.takes(window)}
     rows = _comparable(table()).get((operation, window.kernel, window.strides), ())
     near = [row for row in rows if row.path in able]
-    if not near or 0 in x:  # no images, no choice
+    large = x[1] * x[2] * (w[2] + w[3]) > LARGEST
+    if not near or large or 0 in x:  # no images, no choice
         return PATHS["direct"]
     shape = (x[0], math.sqrt(x[1] * x[2]), w[2], w[3])
-
-    # Inside, since every call of a function is checked under test, and these are many.
-    def doublings(row: Measured) -> float:
-        own = (row.batch, row.size, row.inputs, row.outputs)
-        return sum(abs(math.log2(a / b)) for a, b in zip(own, shape, strict=True))
-
-    return PATHS[min(near, key=doublings).path]
-
-
-@functools.cache
-def table() -> tuple[Measured, ...]:
-    """This machine's own measurements where there are any, else those of the library."""
-    try:
-        return _read(TUNED)
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        print(
-            f"{TUNED} is not used ({type(error).__name__}: {error}): "
-            "measure a new one or delete it",
-            file=sys.stderr,
-        )
-    return _read(SHIPPED)
-
-
-def _read(path: pathlib.Path) -> tuple[Measured, ...]:
-    """Raises OSError, ValueError, TypeError or KeyError for what is no such table."""
-    values = json.loads(path.read_text())
-    rows = tuple(
-        Measured(**dict(zip(values["columns"], row, strict=True))) for row in values["rows"]
+    # How many doublings lie between, all in all. No function of its own: under test each call of
+    # one is checked, and these are many.
+    nearest = min(
+        near,
+        key=lambda row: sum(abs(math.log2(a / b)) for a, b in zip(row[3:7], shape, strict=True)),
     )
-    for row in rows:
-        if row.path not in PATHS or min(row[1:7]) < 1:
-            raise ValueError(f"no path or no shape: {row}")
-    return rows
+    return PATHS[nearest.path]
 
 
 @functools.cache
