@@ -258,14 +258,20 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles height and width by repeating pixels, then a 3x3 convolution."""
+    """Doubles height and width by repeating pixels, then a 3x3 convolution.
+
+    `size` is what is kept of the doubled height and width, by default all.
+    """
 
     channels: int
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: Images) -> Resized:
-        return Conv3x3(self.channels, dtype=self.dtype, name="conv")(repeat_pixels(x))
+    def __call__(self, x: Images, size: tuple[int, int] | None = None) -> Resized:
+        doubled = repeat_pixels(x)
+        if size is not None:
+            doubled = doubled[:, : size[0], : size[1]]
+        return Conv3x3(self.channels, dtype=self.dtype, name="conv")(doubled)
 
 
 def repeat_pixels(x: Images) -> Resized:

@@ -138,7 +138,9 @@ class UpBlock(nn.Module):
         emb: Embedding,
         image: Float[Array, "B H//2 W//2 P"] | None,
         states: list[Array],
+        size: tuple[int, int] | None,
     ) -> tuple[Resized, Float[Array, "B H W P"] | None]:
+        """Features and image of the next block, whose height and width are `size`."""
         level, last = self.level, len(self.level.groups_in) - 1
         skip, attends = level.kind.skip, level.head_dim is not None
         resnet = level.residual(self.resnet)
@@ -157,7 +159,7 @@ class UpBlock(nn.Module):
         elif level.kind.resnet:
             x = resnet(resample=repeat_pixels, name="upsamplers_0")(x, emb)
         else:
-            x = Upsample(level.channels, x.dtype.name, name="upsamplers_0")(x)
+            x = Upsample(level.channels, x.dtype.name, name="upsamplers_0")(x, size)
         return x, image
 
     def _draw(
@@ -209,7 +211,8 @@ def run_levels(
     for i, level in enumerate(levels.up):
         taken = [states.pop() for _ in level.groups_in]
         up = UpBlock(level, *parts, net.norm_eps, name=f"up_blocks_{i}")
-        x, drawn = up(x, emb, drawn, taken)
+        size = (states[-1].shape[1], states[-1].shape[2]) if states else None
+        x, drawn = up(x, emb, drawn, taken, size)
     return x, drawn
 
 

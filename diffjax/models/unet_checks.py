@@ -219,18 +219,26 @@ def check_images(
 
     Levels halve the squares of `patch` x `patch` pixels.
     """
-    height, width, channels = x.shape[1:]
-    if channels != net.in_channels:
-        raise UserError(
-            f"images have {channels} channels, the {network} takes {net.in_channels}: "
-            f"set in_channels={channels}"
-        )
+    check_channels(net, x, network)
+    height, width = x.shape[1:3]
     factor = patch * 2 ** (len(net.block_out_channels) - 1)
     if height % factor or width % factor:
         raise UserError(
             f"images are {height}x{width}, and {len(net.block_out_channels)} levels halve them "
             f"{len(net.block_out_channels) - 1} times: resize them to multiples of {factor}, "
             "or use fewer levels"
+        )
+
+
+def check_channels(
+    net: Any, x: Images | Float[np.ndarray, "B H W C"], network: str = "U-Net"
+) -> None:
+    """Refuses images of other channels."""
+    channels = x.shape[-1]
+    if channels != net.in_channels:
+        raise UserError(
+            f"images have {channels} channels, the {network} takes {net.in_channels}: "
+            f"set in_channels={channels}"
         )
 
 

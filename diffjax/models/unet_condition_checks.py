@@ -7,6 +7,7 @@ from jax import Array
 
 from diffjax.errors import UserError, listed
 from diffjax.models.unet_checks import (
+    check_channels,
     check_choices,
     check_classes,
     check_division,
@@ -158,7 +159,8 @@ def check_input(
     net: "diffjax.models.unet_condition.ConditionalUNet", x: Images, cond: Mapping[str, Array]
 ) -> None:
     """Refuses images of another kind, and conditions that are missing, foreign or misshapen."""
-    check_images(net, x)
+    # With a pixel around it half of an odd map is rounded up, and its double can be cut.
+    (check_channels if net.downsample_padding else check_images)(net, x)
     needed = taken_by(net)
     if missing := sorted(needed - cond.keys()):
         raise UserError(f"this U-Net is conditioned on {listed(missing)} too: put it into cond")

@@ -223,7 +223,7 @@ def test_refused_when_built(options, message):
 @pytest.mark.parametrize(
     ("options", "latents", "cond", "message"),
     [
-        ({}, (2, 9, 8, 4), {"tokens": (2, 5, 6)}, "9x8.*multiples of 2"),
+        ({"downsample_padding": 0}, (2, 9, 8, 4), {"tokens": (2, 5, 6)}, "9x8.*multiples of 2"),
         ({}, (2, 8, 8, 3), {"tokens": (2, 5, 6)}, "set in_channels=3"),
         ({}, (2, 8, 8, 4), None, "conditioned on tokens: give cond"),
         ({}, (2, 8, 8, 4), {}, "conditioned on tokens too"),

@@ -193,6 +193,17 @@ def test_weights_go_both_ways_and_give_the_same_images(options, tmp_path):
         assert json.dumps(again.config[name]) == json.dumps(model.config[name]), name
 
 
+def test_maps_that_cannot_be_halved(tmp_path):
+    """Latents may be of any size: what was rounded up on the way down is cut on the way up."""
+    model = theirs({"sample_size": 8})
+    model.save_pretrained(tmp_path)
+    ours, params = load_unet2d_condition(tmp_path)
+    _, t, cond = inputs({"sample_size": 8})
+    x = np.random.default_rng(2).normal(size=(2, 5, 7, 4)).astype(np.float32)
+    found = jax.jit(ours.apply)({"params": params}, *jax.tree.map(jnp.asarray, (x, t, cond)))
+    assert_same(found, run_theirs(model, x, t, cond))
+
+
 def test_small_numbers_show_what_norms_add_to_the_variance():
     """Variances of 1e-6 and 1e-5 before the group norm and the layer norms."""
     model = diffusers.Transformer2DModel(
