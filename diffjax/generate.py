@@ -1,5 +1,6 @@
 """From trained parameters to samples, in batches of any size."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ from diffjax.typing import Cond, Images, Keys, Params
 FILM_IMAGES, FILM_FRAMES = 25, 40  # a film of more is too large to send anyone
 Draw = Callable[..., tuple[Images, Float[Array, "F N H W C"]]]
 UNGUIDED = Guidance()
+FRUGAL = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 SAMPLE, WHOLE = PartitionSpec("sample"), PartitionSpec()
 
 
@@ -59,14 +61,15 @@ def make_draw(
     return shared_out(walk)
 
 
-def shared_out(walk: Draw) -> Draw:
+def shared_out(walk: Draw, *, frugal: bool = False) -> Draw:
     """Compiles (params, keys, rows, times, guidance) -> (images, film) over this process's devices.
 
     The keys and the leaves of `rows`, one a sample, are cut evenly among the most devices that
     divide their number; params, times and what the guidance has for all samples go to each.
+    frugal: on a CPU steps are ordered for the least memory, and not so that most run side by side.
     """
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=_options(frugal))
     def compiled(
         params: Params, keys: Keys, rows: Any, times: Float[Array, "T"], guidance: Guidance
     ) -> tuple[Images, Float[Array, "..."]]:
@@ -90,6 +93,18 @@ def shared_out(walk: Draw) -> Draw:
         return compiled(params, keys, rows, times, guidance)
 
     return draw
+
+
+def cut_among(walk: Draw) -> Draw:
+    """Compiles as `shared_out` does, for parameters that are cut among this process's devices.
+
+    The compiler moves what a layer needs; no device holds all parameters. Always frugal.
+    """
+    return jax.jit(walk, compiler_options=_options(frugal=True))
+
+
+def _options(frugal: bool) -> dict[str, str] | None:
+    return FRUGAL if frugal and jax.default_backend() == "cpu" else None
 
 
 def _mesh(samples: int) -> Mesh:

@@ -1,5 +1,7 @@
 """An edit, compiled for `diffjax.generate.generate`."""
 
+from collections.abc import Callable
+
 import jax
 import numpy as np
 from flax import linen as nn
@@ -14,20 +16,19 @@ from diffjax.samplers.base import sample
 from diffjax.typing import Cond, Images, Keys, Params
 
 
-def make_edit_draw(
+def make_edit_walk(
     model: nn.Module,
     process: Process,
-    edit: Edit,
-    cond: Cond = None,
     *,
     limit: float | None = 1.0,
     weak: nn.Module | None = None,
+    compiled: Callable[[Draw], Draw] = shared_out,
 ) -> Draw:
-    """As `generate.make_draw`, of N samples: a batch is told by their numbers in place of cond.
+    """A compiled (params, keys, (edit, cond), times[, guidance]) -> (x0, film of some).
 
-    edit and cond, the network's condition or None, are of all N.
+    The arrays of the edit and of cond, the network's condition or None, lead with the batch's B.
+    It compiles once for each sampler and number of times, whatever the arrays hold.
     """
-    edit.check(process)
     weak_apply = None if weak is None else weak.apply
 
     def walk(
@@ -52,7 +53,24 @@ def make_edit_draw(
             watched=min(len(x), FILM_IMAGES),
         )
 
-    compiled = shared_out(walk)
+    return compiled(walk)
+
+
+def make_edit_draw(
+    model: nn.Module,
+    process: Process,
+    edit: Edit,
+    cond: Cond = None,
+    *,
+    limit: float | None = 1.0,
+    weak: nn.Module | None = None,
+) -> Draw:
+    """As `generate.make_draw`, of N samples: a batch is told by their numbers in place of cond.
+
+    edit and cond, the network's condition or None, are of all N.
+    """
+    edit.check(process)
+    walk = make_edit_walk(model, process, limit=limit, weak=weak)
 
     def draw(
         params: Params,
@@ -63,6 +81,6 @@ def make_edit_draw(
     ) -> tuple[Images, Float[Array, "..."]]:
         index = np.asarray(numbers)
         rows = jax.tree.map(lambda leaf: leaf[index], (edit, cond))
-        return compiled(params, keys, rows, times, guidance)
+        return walk(params, keys, rows, times, guidance)
 
     return draw
