@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         save_vq_model,
         scheduler_from_config,
     )
+    from diffjax.pipelines import load_pipeline
     from diffjax.process import Process
     from diffjax.randomness import sample_keys
     from diffjax.run_pipeline import save_pipeline
@@ -68,6 +69,7 @@ __all__ = [
     "load_clip",
     "load_dit",
     "load_image_processor",
+    "load_pipeline",
     "load_tokenizer",
     "load_towers",
     "load_unet2d",
@@ -107,6 +109,7 @@ _MODULES = {
     "load_clip": "interop",
     "load_dit": "interop",
     "load_image_processor": "interop",
+    "load_pipeline": "pipelines",
     "load_tokenizer": "interop",
     "load_towers": "runs",
     "load_unet2d": "interop",

@@ -52,6 +52,8 @@ ALLOWED = {
     " metrics models objectives process randomness samplers schedules spaces spacings spec"
     " text time_laws training typing weightings",
     "run_pipeline": "conditions errors files interop models process runs spaces spec tasks typing",
+    "pipelines": "batches devices editing errors generate guidance interop models process"
+    " randomness samplers spaces spacings spec tasks text typing",
     "run_report": "conditions display errors spec training",
     "runs": "checksum data errors guidance interop metrics models samplers spacings spec tasks"
     " training typing",
