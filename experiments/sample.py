@@ -1,13 +1,15 @@
-"""Draws images from a trained run.
+"""Draws images from a trained run, or from prompts by a folder of Stable Diffusion.
 
 python -m experiments.sample --run=DIR --num=64 --steps=50 --sampler='ddim(eta=0)' --out=DIR2
 python -m experiments.sample --run=DIR --guidance=3 --labels=0,7     of a run with --cond_drop
 python -m experiments.sample --run=DIR --prompts='red apple' --guidance=3     of text_to_image's
 python -m experiments.sample --run=DIR --clip=DIR2 --clip_text='a red heart' --clip_scale=300
 python -m experiments.sample --run=DIR --task=inpaint --init=PICTURE --mask=left
+python -m experiments.sample --pipeline=FOLDER --prompt='a red apple' --guidance=7.5 --out=DIR
 """
 
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,35 +21,68 @@ import diffjax.spacings
 from diffjax import runs, spec
 from diffjax.data.images import to_uint8
 from diffjax.display.images import save_film, save_grid
+from diffjax.errors import UserError
 from diffjax.files import write_whole
 from diffjax.generate import make_draw, times_of
 from diffjax.tasks.denoisers import DENOISER, DenoiserTask
-from experiments.flags import cpu_devices, edits, guiding, kinds, out_folder, specs
+from experiments.flags import cpu_devices, edits, guiding, kinds, out_folder, pipeline, specs
 from experiments.start import command
 
 flags.adopt_module_key_flags(cpu_devices)
 flags.adopt_module_key_flags(guiding)
 flags.adopt_module_key_flags(edits)
-RUN = kinds.define_path("run", None, "the run's folder", required=True)
+flags.adopt_module_key_flags(pipeline)
+RUN = kinds.define_path("run", None, "the run's folder")
 NUM = kinds.define_integer(
-    "num", 64, "images to draw; of a --task by default a few of each image", lower_bound=1
+    "num", 64, "images to draw; by default a few of each image of a --task, and one per prompt of "
+    "a --pipeline", lower_bound=1,
+)  # fmt: skip
+STEPS = kinds.define_integer(
+    "steps", 50, f"sampling steps; by default {pipeline.STEPS} of a --pipeline", lower_bound=1
 )
-STEPS = kinds.define_integer("steps", 50, "sampling steps", lower_bound=1)
 SAMPLER = specs.define_spec(
     "sampler", "ddim(eta=0)", diffjax.samplers,
-    f"how they are drawn; by default ddpm with --task={' or '.join(edits.NOISY)}",
+    f"how they are drawn; by default ddpm with --task={' or '.join(edits.NOISY)} of a run, and a "
+    "--pipeline's own scheduler",
 )  # fmt: skip
 SPACING = specs.define_spec(
     "spacing", None, diffjax.spacings, "its times; by default those the sampler does best on"
 )
 SEED = kinds.define_seed()
 BATCH_SIZE = kinds.define_integer(
-    "batch_size", 64, "images at a time; changes memory and speed, not the images", lower_bound=1
-)
+    "batch_size", 64, "images at a time, by default 8 of a --pipeline; changes memory and speed, "
+    "not the images", lower_bound=1,
+)  # fmt: skip
 OUT = kinds.define_path("out", None, "the folder to write; by default in RUN/samples")
 
 
 def main() -> None:
+    if (RUN.value is None) == (pipeline.PIPELINE.value is None):
+        raise UserError("give --run=DIR, or --pipeline=FOLDER in its place")
+    if pipeline.PIPELINE.value is None:
+        draw_from_run()
+    else:
+        draw_from_pipeline()
+
+
+def draw_from_pipeline() -> None:
+    if OUT.value is None:
+        raise UserError("--pipeline needs a folder to write: give --out")
+    cpu_devices.split_cpu()
+    given: dict[str, Any] = {"sampler": SAMPLER, "steps": STEPS, "batch_size": BATCH_SIZE}
+    options = {name: flag.value for name, flag in given.items() if flag.present}
+    if SPACING.value is not None:
+        options["spacing"] = spec.build(SPACING.value, diffjax.spacings)
+    num = NUM.value if NUM.present else None
+    images, prompts = pipeline.draw(num, key=jax.random.key(SEED.value), **options)
+    out = out_folder.made(pathlib.Path(OUT.value))
+    np.savez_compressed(out / "samples.npz", images=images)
+    save_grid(out / "grid.png", images, prompts)
+    print(f"{len(images)} images of {pipeline.PIPELINE.value} in {out}")
+
+
+def draw_from_run() -> None:
+    pipeline.check_absent()
     cpu_devices.split_cpu(cpu_devices.cores())
     run = runs.load(RUN.value, DenoiserTask)
     task, params = run.task, run[DENOISER].params

@@ -49,8 +49,8 @@ RESAMPLE = kinds.define_integer(
     "resample", None, "inpaint: how often they are taken, by default 4; 1 takes none back"
 )
 STRENGTH = kinds.define_number(
-    "strength", None, "img2img: the time, above 0 and up to 1, that the image is noised to, by "
-    "default 0.6; 1 keeps next to nothing of it",
+    "strength", None, "img2img: the time, above 0 and up to 1, that the image is noised to, or of "
+    "a pipeline the share of the steps, by default 0.6; 1 keeps next to nothing of it",
 )  # fmt: skip
 FACTOR = kinds.define_integer(
     "factor", None, "super_resolution: pixels of the image to one of the coarse, by default 4"
@@ -188,17 +188,13 @@ def read(run: Run[DenoiserTask]) -> Editing | Walk | None:
 
     Raises UserError for flags and files that do not fit, before anything is computed.
     """
-    for flag, tasks in OWN:
-        if flag.present and TASK.value not in tasks:
-            raise UserError(f"--{flag.name} does nothing without --task={' or '.join(tasks)}")
+    check_flags()
     if TASK.value is None:
         return None
     if run.task.space.needs_autoencoder and TASK.value in MEASURED:
         raise UserError(
             f"--task={TASK.value} measures pixels, and this run draws latents: choose another"
         )
-    if INIT.value is None:
-        raise UserError(f"--task={TASK.value} needs images: pass --init=FILE or a folder")
     form = run.task.image_shape
     measurement = _measurement(TASK.value, form)
     # Images of the coarse size are what is measured, to the pixel.
@@ -215,6 +211,15 @@ def read(run: Run[DenoiserTask]) -> Editing | Walk | None:
     edit, degraded = _edit(TASK.value, pictures, x0, keep, measurement)
     edit(DDIM(), np.zeros(1, np.int64))
     return Editing(pictures, _classes(run, x0), edit, degraded, keep)
+
+
+def check_flags() -> None:
+    """Raises UserError for flags of another --task, or of one, and for a --task without images."""
+    for flag, tasks in OWN:
+        if flag.present and TASK.value not in tasks:
+            raise UserError(f"--{flag.name} does nothing without --task={' or '.join(tasks)}")
+    if TASK.value is not None and INIT.value is None:
+        raise UserError(f"--task={TASK.value} needs images: pass --init=FILE or a folder")
 
 
 def _measurement(task: str, form: tuple[int, int, int]) -> Measurement | None:

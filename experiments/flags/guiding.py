@@ -116,14 +116,14 @@ def choose(run: Run[DenoiserTask], num: int, labels: Sequence[Any] | None = None
     weak = None if WEAK.value is None else _load_weak(task, WEAK.value)
     judged = None
     if judge is not None:
-        scale, names = _scales(JUDGE_SCALE, num), task.condition.names
+        scale, names = scales(JUDGE_SCALE, num), task.condition.names
         classes = Label(judge.task.classes, names=names)
         judged = Judged(
             ClassLogProb(judge.task.model), judge[CLASSIFIER].params, scale,
             classes.asked(asked, num),
         )  # fmt: skip
     if towers is not None:
-        judged = towers.towards(CLIP_TEXT.value or (), _scales(CLIP_SCALE, num).tolist(), num)
+        judged = towers.towards(CLIP_TEXT.value or (), scales(CLIP_SCALE, num).tolist(), num)
     if judged is not None:
         judged = task.shown_to(run.components, judged)
     guidance = Guidance(_away(run, weak, cond, num), judged, PERCENTILE.value)
@@ -161,7 +161,8 @@ def texts(task: DenoiserTask, num: int) -> list[str]:
     return [prompts[i % len(prompts)] for i in range(num)] if prompts else []
 
 
-def _scales(flag: flags.FlagHolder[list[str]], num: int) -> Float[Array, "N"]:
+def scales(flag: flags.FlagHolder[list[str]], num: int) -> Float[Array, "N"]:
+    """The scale of each of `num` images. Raises UserError for other numbers of them."""
     values = _numbers(flag.name, flag.value)
     if len(values) not in (1, num):
         raise UserError(f"--{flag.name} has {len(values)} scales: give one, or --num={num} of them")
@@ -182,7 +183,7 @@ def _away(
     run: Run[DenoiserTask], weak: Run[DenoiserTask] | None, cond: Cond, num: int
 ) -> Away | None:
     """The guidance away from no condition, a negative one, or a weak run; None where it is off."""
-    scale = _scales(GUIDANCE, num)
+    scale = scales(GUIDANCE, num)
     low, high = _interval()
     if APG_THRESHOLD.value is not None and APG_THRESHOLD.value <= 0:
         raise UserError(f"--apg_threshold={APG_THRESHOLD.value}: choose a number above 0")
