@@ -30,7 +30,7 @@ def load_tokenizer(
     """
     if rules not in RULES:
         raise UserError(f"rules={rules!r}: choose {' or '.join(RULES)}", "rules")
-    files = _shipped(rules) if folder is None else read_folder(Path(folder).expanduser())
+    files = shipped(rules) if folder is None else read_folder(Path(folder).expanduser())
     start, end, pad = (files.roles[role] for role in ("bos_token", "eos_token", "pad_token"))
     return Tokenizer(
         bpe=BPE(files.vocabulary, files.merges, files.roles["unk_token"]),
@@ -49,8 +49,11 @@ def _rule(rules: str, files: Files, start: str, end: str) -> Rule:
 
 
 @functools.lru_cache(maxsize=len(RULES))  # a tenth of a second; nothing changes it
-def _shipped(rules: str) -> Files:
-    """OpenAI's vocabulary: bytes, bytes that end a word, merges, and the two special tokens."""
+def shipped(rules: str) -> Files:
+    """OpenAI's vocabulary: bytes, bytes that end a word, merges, and the two special tokens.
+
+    The padding token is that of `rules`.
+    """
     file = importlib.resources.files("diffjax.third_party") / "clip_bpe"
     text = gzip.decompress((file / "bpe_simple_vocab_16e6.txt.gz").read_bytes()).decode()
     merges = [pair(line) for line in text.split("\n")[1 : MERGES + 1]]

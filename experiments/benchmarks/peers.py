@@ -224,7 +224,7 @@ def host_bytes(side: str, work: Work) -> int:
     if side != OURS:
         libraries()
     jax.block_until_ready(jnp.zeros(1) + 1)
-    before = resident("VmRSS")
+    before = measuring.resident("VmRSS")
     model, params, x = subject(work)
     if side == OURS:
         call = ours(work, model, params, x)
@@ -237,7 +237,7 @@ def host_bytes(side: str, work: Work) -> int:
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
     for _ in range(2):
         jax.block_until_ready(call())
-    return resident("VmHWM") - before
+    return measuring.resident("VmHWM") - before
 
 
 def accelerator_bytes(side: str, work: Work) -> int:
@@ -251,13 +251,6 @@ def accelerator_bytes(side: str, work: Work) -> int:
     peer.torch.cuda.reset_peak_memory_stats()
     call()
     return int(peer.torch.cuda.max_memory_allocated())
-
-
-def resident(name: str) -> int:
-    """This process's resident bytes, now or at their peak."""
-    status = pathlib.Path("/proc/self/status").read_text()
-    (kilobytes,) = (row.split()[1] for row in status.splitlines() if row.startswith(f"{name}:"))
-    return 1024 * int(kilobytes)
 
 
 def job(work: Work) -> dict[str, Any]:

@@ -206,6 +206,13 @@ def _operations(equation: Any) -> int:
     return dense * terms // math.prod(equation.params["lhs_dilation"])
 
 
+def resident(name: str) -> int:
+    """This process's resident bytes, now or at their peak."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    (kilobytes,) = (row.split()[1] for row in status.splitlines() if row.startswith(f"{name}:"))
+    return 1024 * int(kilobytes)
+
+
 class Fit(NamedTuple):
     """a·xᵖ; the error is one standard deviation of p, None where two points leave no doubt."""
 

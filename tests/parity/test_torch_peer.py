@@ -1,5 +1,6 @@
 """The benchmark's other side does the work that ours does."""
 
+import json
 import sys
 from types import SimpleNamespace
 
@@ -86,3 +87,21 @@ def test_on_another_machine_than_torch_it_says_so(given, monkeypatch):
     monkeypatch.setattr(peers, "WORK", SimpleNamespace(value=None))
     with pytest.raises(UserError, match="JAX computes on a tpu and torch on a cpu"):
         peers.main()
+
+
+def test_the_pipelines_benchmark_draws_the_same_images_on_both_sides(given, tmp_path):
+    """A tiny folder, written once; seconds, bytes and the images' difference."""
+    flags = ("--tiny", "--rounds=2", "--steps=2", "--images=2", f"--out={tmp_path}")
+    done = program("benchmark", "pipelines", *flags)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "pipelines.json").read_text())
+    assert found["difference"] < 0.1
+    assert len(found["ratios"]) == 2
+    assert found["seconds"].keys() == found["bytes"].keys() == {"diffjax", "torch"}
+    assert min(found["bytes"].values()) > 1e8  # a library alone takes more
+    assert min(*found["seconds"].values(), found["first_seconds"]) > 0
+    assert "2 images of 2 steps: diffjax" in done.stdout
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    assert len(written) == 3
+    assert program("benchmark", "pipelines", *flags, "--rounds=1").returncode == 0
+    assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
