@@ -67,6 +67,34 @@ def choose(operation: str, x: Sequence[int], w: Sequence[int], window: Window) -
 
 
 @functools.cache
+def table() -> tuple[Measured, ...]:
+    """This machine's own measurements where there are any, else those of the library."""
+    try:
+        return _read(TUNED)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        print(
+            f"{TUNED} is not used ({type(error).__name__}: {error}): "
+            "measure a new one or delete it",
+            file=sys.stderr,
+        )
+    return _read(SHIPPED)
+
+
+def _read(path: pathlib.Path) -> tuple[Measured, ...]:
+    """Raises OSError, ValueError, TypeError or KeyError for what is no such table."""
+    values = json.loads(path.read_text())
+    rows = tuple(
+        Measured(**dict(zip(values["columns"], row, strict=True))) for row in values["rows"]
+    )
+    for row in rows:
+        if row.path not in PATHS or min(row[1:7]) < 1:
+            raise ValueError(f"no path or no shape: {row}")
+    return rows
+
+
+@functools.cache
 def _comparable(rows: tuple[Measured, ...]) -> dict[Kind, list[Measured]]:
     """The rows by operation, kernel and strides."""
     found: dict[Kind, list[Measured]] = {}
