@@ -26,6 +26,7 @@ from diffjax.files import write_whole
 from diffjax.generate import make_draw, times_of
 from diffjax.tasks.denoisers import DENOISER, DenoiserTask
 from experiments.flags import cpu_devices, edits, guiding, kinds, out_folder, pipeline, specs
+from experiments.flags.making import Wanted
 from experiments.start import command
 
 flags.adopt_module_key_flags(cpu_devices)
@@ -97,7 +98,7 @@ def draw_from_run() -> None:
         )
         cond = chosen.cond
     else:
-        draw, times = edit.draw(run, sampler, times, num, chosen)
+        draw, times = edit.draw(Wanted(run, sampler, times, num, chosen))
         cond = jnp.arange(num)
     out, key = _folder(), jax.random.key(SEED.value)
     drawn = task.drawn(

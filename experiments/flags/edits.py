@@ -8,30 +8,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from jaxtyping import Array, Bool, Float, Float32, Int, UInt8
+from jaxtyping import Array, Bool, Float, Float32, Int
 from PIL import Image
 
 from diffjax.data.images import to_uint8
-from diffjax.display.images import grid
 from diffjax.editing.base import Edit
 from diffjax.editing.classify import likeliest
-from diffjax.editing.draw import make_edit_draw
 from diffjax.editing.image_to_image import SDEdit
 from diffjax.editing.inpainting import Repaint
-from diffjax.editing.interpolation import FromNoise, invert, slerp
 from diffjax.editing.pictures import PARTS, kept_whole, read_mask, read_pictures
 from diffjax.editing.posterior import DPS, Coarse, Grey, Measurement
-from diffjax.errors import UserError, listed
+from diffjax.errors import UserError
 from diffjax.generate import Draw
-from diffjax.guidance.thresholds import clip_x0
 from diffjax.runs import Run
 from diffjax.samplers.base import Sampler
 from diffjax.samplers.ddim import DDIM
 from diffjax.tasks.denoisers import DENOISER, DenoiserTask
-from diffjax.typing import Cond, Denoiser, Images, Params
+from diffjax.typing import Denoiser, Images, Params
 from experiments.flags import guiding, kinds
+from experiments.flags.making import Making, Pixels, Wanted, edit_draw, rows_sheet, taken_for
+from experiments.flags.walks import Walk
 
-RESULTS, BETWEEN = 4, 8  # by default: of each image, and of two neighbours
+RESULTS = 4  # of each image, by default
 TASKS = ("inpaint", "img2img", "interpolate", "colourise", "super_resolution")
 TASK = flags.DEFINE_enum("task", None, TASKS, "edit the images of --init, with no training")
 INIT = kinds.define_path(
@@ -73,7 +71,7 @@ OWN = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Editing:
+class Editing(Making):
     """Images to edit, in [-1, 1], each in turn.
 
     classes: those that they are of; None where the run knows none. edit: what is done to the images
@@ -87,7 +85,25 @@ class Editing:
     degraded: Float32[np.ndarray, "P H W C"] | None = None
     keep: Bool[np.ndarray, "H W 1"] | None = None
 
-    def finished(self, made: UInt8[np.ndarray, "N H W C"]) -> UInt8[np.ndarray, "N H W C"]:
+    @property
+    def num(self) -> int:
+        return RESULTS * len(self.pictures)
+
+    def labels(self, num: int) -> Sequence[Any] | None:
+        if self.classes is None or guiding.LABELS.present:
+            return None
+        return self.classes[np.arange(num) % len(self.pictures)].tolist()
+
+    def draw(self, wanted: Wanted) -> tuple[Draw, Float[Array, "S"]]:
+        edit = self.edit(wanted.sampler, np.arange(wanted.num) % len(self.pictures))
+        return edit_draw(wanted, edit), jnp.asarray(edit.times(np.asarray(wanted.times)))
+
+    def sheet(self, made: Pixels) -> Image.Image:
+        """A row for each picture: it, what was told of it, and what was made of that."""
+        given = [self.pictures] if self.degraded is None else [self.pictures, self.degraded]
+        return rows_sheet([*map(to_uint8, given)], made)
+
+    def finished(self, made: Pixels) -> Pixels:
         """What was made, with the pixels that are kept as they were: latents keep them roughly."""
         if self.keep is None:
             return made
@@ -95,87 +111,7 @@ class Editing:
         return np.where(self.keep, to_uint8(self.pictures)[of], made)
 
     def told(self, names: Sequence[str]) -> str:
-        """What to tell the user of the classes that were not given, by their names."""
-        return _told(self.classes, names)
-
-    @property
-    def num(self) -> int:
-        """How many images are made where no number is given."""
-        return RESULTS * len(self.pictures)
-
-    def labels(self, num: int) -> Sequence[Any] | None:
-        """The class of each image that is made; None leaves them to the flags."""
-        if self.classes is None or guiding.LABELS.present:
-            return None
-        return self.classes[np.arange(num) % len(self.pictures)].tolist()
-
-    def draw(
-        self, run: Run[DenoiserTask], sampler: Sampler, times: Float[Array, "T"], num: int,
-        chosen: guiding.Chosen,
-    ) -> tuple[Draw, Float[Array, "S"]]:  # fmt: skip
-        """What `generate` makes `num` images with, of their numbers as labels, and the times."""
-        edit = self.edit(sampler, np.arange(num) % len(self.pictures))
-        return _compiled(run, edit, chosen), jnp.asarray(edit.times(np.asarray(times)))
-
-    def sheet(self, made: UInt8[np.ndarray, "N H W C"]) -> Image.Image:
-        """A row for each picture: it, what was told of it, and what was made of that."""
-        given = [self.pictures] if self.degraded is None else [self.pictures, self.degraded]
-        count = len(self.pictures)
-        blank = np.full((-len(made) % count, *made.shape[1:]), 255, np.uint8)
-        results = np.concatenate([made, blank]).reshape(-1, count, *made.shape[1:])
-        cells = np.stack([*map(to_uint8, given), *results], axis=1)
-        return grid(cells.reshape(-1, *made.shape[1:]), cells.shape[1])
-
-
-@dataclasses.dataclass(frozen=True)
-class Walk:
-    """Images to walk between, each to the next, with their x0; as Editing."""
-
-    pictures: Float32[np.ndarray, "P H W C"]
-    x0: Float32[np.ndarray, "P h w c"]
-    classes: Int[np.ndarray, "P"] | None
-
-    def told(self, names: Sequence[str]) -> str:
-        return _told(self.classes, names)
-
-    def finished(self, made: UInt8[np.ndarray, "N H W C"]) -> UInt8[np.ndarray, "N H W C"]:
-        return made
-
-    @property
-    def num(self) -> int:
-        return BETWEEN * (len(self.pictures) - 1)
-
-    def _shares(self, num: int) -> tuple[Int[np.ndarray, "N"], Float32[np.ndarray, "N"]]:
-        """Of each image that is made, the picture it comes after, and how far it is to the next."""
-        pairs = len(self.pictures) - 1
-        if num % pairs or num < 2 * pairs:
-            raise UserError(
-                f"--num={num}: give a multiple of {pairs}, the pairs of neighbours, and 2 a pair "
-                "at least"
-            )
-        after = np.repeat(np.arange(pairs), num // pairs)
-        return after, np.tile(np.linspace(0, 1, num // pairs, dtype=np.float32), pairs)
-
-    def labels(self, num: int) -> Sequence[Any] | None:
-        after, share = self._shares(num)
-        return None if self.classes is None else self.classes[after + (share > 0.5)].tolist()
-
-    def draw(
-        self, run: Run[DenoiserTask], sampler: Sampler, times: Float[Array, "T"], num: int,
-        chosen: guiding.Chosen,
-    ) -> tuple[Draw, Float[Array, "S"]]:  # fmt: skip
-        FromNoise(sampler, jnp.asarray(self.x0)).check(run.task.process)
-        after, share = self._shares(num)
-        ends = _inverted(run, self.x0, self.classes, times)
-        edit = FromNoise(sampler, slerp(ends[after], ends[after + 1], jnp.asarray(share)))
-        return _compiled(run, edit, chosen), times
-
-    def sheet(self, made: UInt8[np.ndarray, "N H W C"]) -> Image.Image:
-        """A row for each pair: the one, the images that lead from it to the other, and that."""
-        pictures = to_uint8(self.pictures)
-        results = made.reshape(len(pictures) - 1, -1, *made.shape[1:])
-        cells = np.concatenate([pictures[:-1, None], results, pictures[1:, None]], axis=1)
-        return grid(cells.reshape(-1, *made.shape[1:]), cells.shape[1])
+        return taken_for(self.classes, names)
 
 
 def sampler_spec(flag: flags.FlagHolder[str]) -> str:
@@ -183,7 +119,7 @@ def sampler_spec(flag: flags.FlagHolder[str]) -> str:
     return "ddpm" if TASK.value in NOISY and not flag.present else flag.value
 
 
-def read(run: Run[DenoiserTask]) -> Editing | Walk | None:
+def read(run: Run[DenoiserTask]) -> Making | None:
     """What --task asks for; None without it.
 
     Raises UserError for flags and files that do not fit, before anything is computed.
@@ -289,38 +225,3 @@ def _classes(
         return likeliest(process.schedule, conditioned, x, classes)
 
     return np.asarray(told(denoiser.params, jnp.asarray(x0)))
-
-
-def _told(classes: Int[np.ndarray, "P"] | None, names: Sequence[str]) -> str:
-    if classes is None or guiding.LABELS.present:
-        return ""
-    found = listed([names[label] if names else str(label) for label in classes])
-    return f", taken for classes {found}: --labels would say others"
-
-
-def _inverted(
-    run: Run[DenoiserTask],
-    x0: Float32[np.ndarray, "P h w c"],
-    classes: Int[np.ndarray, "P"] | None,
-    times: Float[Array, "T"],
-) -> Images:
-    """The noises of x0, without guidance, under which DDIM's way up strays."""
-    denoiser = run[DENOISER]
-    process, limit = run.task.process.bind(denoiser.params), run.task.space.limit
-
-    @jax.jit
-    def noises(params: Params, x: Images, cond: Cond) -> Images:
-        denoise = process.denoiser(denoiser.model.apply, params, cond)
-        if limit is not None:
-            denoise = clip_x0(denoise, process.schedule, limit)
-        return invert(process.schedule, denoise, x, times)
-
-    cond = run.task.condition.asked(None if classes is None else classes.tolist(), len(x0))
-    return noises(denoiser.params, jnp.asarray(x0), cond)
-
-
-def _compiled(run: Run[DenoiserTask], edit: Edit, chosen: guiding.Chosen) -> Draw:
-    return make_edit_draw(
-        run[DENOISER].model, run.task.process, edit, chosen.cond, limit=run.task.space.limit,
-        weak=chosen.weak,
-    )  # fmt: skip
