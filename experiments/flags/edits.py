@@ -11,6 +11,7 @@ from absl import flags
 from jaxtyping import Array, Bool, Float, Float32, Int
 from PIL import Image
 
+from diffjax.conditions.classes import Classes
 from diffjax.data.images import to_uint8
 from diffjax.editing.base import Edit
 from diffjax.editing.classify import likeliest
@@ -208,12 +209,11 @@ def _classes(
 ) -> Int[np.ndarray, "P"] | None:
     """The pictures' classes: those of --labels, or what the network takes them for."""
     condition = run.task.condition
-    if condition.classes is None:
+    if not isinstance(condition, Classes):
         return None
     if guiding.LABELS.present:
-        condition.asked(guiding.LABELS.value, 1)  # refuses what is no class
-        return np.resize(np.asarray(guiding.LABELS.value, int), len(x0))
-    denoiser, classes = run[DENOISER], condition.classes
+        return condition.labels(guiding.LABELS.value, len(x0))
+    denoiser, classes = run[DENOISER], condition.num_classes
     process = run.task.process.bind(denoiser.params)
 
     @jax.jit

@@ -58,9 +58,12 @@ for argv in json.loads(sys.argv[1]):
 def untrained(
     folder: pathlib.Path, *, classes: int | None = None, null: bool = False, size: int = 8,
     seed: int = 0, target: str = "v", channels: int = 1, training: Training = TRAINING,
+    names: tuple[str, ...] = (),
 ) -> pathlib.Path:  # fmt: skip
     """A run folder of a tiny denoiser; null: it has a label for no class, and can be guided."""
-    condition = Unconditional() if classes is None else Label(classes, drop=0.1 * null)
+    condition = (
+        Unconditional() if classes is None else Label(classes, drop=0.1 * null, names=names)
+    )
     model = spec.build(UNET.replace("channels=1", f"channels={channels}"), diffjax.models)
     task = Diffusion(
         model=model.conditioned_on(condition), image_shape=(size, size, channels),

@@ -13,7 +13,7 @@ def runs(tmp_path_factory):
     """Runs on grey images with three classes, and on colour images with none."""
     folder = tmp_path_factory.mktemp("runs")
     return {
-        "grey": untrained(folder / "grey", classes=3),
+        "grey": untrained(folder / "grey", classes=3, names=("bag", "shirt", "shoe")),
         "colour": untrained(folder / "colour", channels=3),
     }
 
@@ -55,10 +55,10 @@ def test_tasks_on_grey(runs, pictures, tmp_path):
         runs["grey"], pictures, tmp_path,
         inpaint=left,
         batches=(*left, "--batch_size=3"),
-        labels=(*left, "--labels=2"),
+        labels=(*left, "--labels=shoe"),
         little=("--task=img2img", "--strength=0.001", "--num=3"),
         much=("--task=img2img", "--strength=1", "--num=3", "--sampler=ddpm"),
-        interpolate=("--task=interpolate", "--num=5", "--labels=0,2"),
+        interpolate=("--task=interpolate", "--num=5", "--labels=bag,2"),
         first=("--task=interpolate", "--num=5", "--labels=0"),
         last=("--task=interpolate", "--num=5", "--labels=2"),
         fine=("--task=super_resolution", "--factor=2", "--num=2"),
@@ -143,7 +143,7 @@ def test_bad_input(runs, pictures, tmp_path):
         ((*inpaint, "--mask="), "no mask ''"),
         ((*inpaint, "--jump=0"), "jump=0: choose 1 or more"),
         ((*inpaint, "--resample=0"), "resample=0: choose 1 or more"),
-        ((*inpaint, "--labels=3"), "'3' is no class: choose from 0 to 2 (--labels)"),
+        ((*inpaint, "--labels=3"), "'3' is no class: choose from 0 to 2, or by name: bag,"),
         (("--task=img2img", picture, "--strength=0"), "strength=0.0: choose above 0"),
         (("--task=img2img", picture, "--strength=1.5"), "strength=1.5: choose above 0"),
         (("--task=interpolate", picture), "has one image"),
