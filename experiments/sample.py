@@ -5,6 +5,7 @@ python -m experiments.sample --run=DIR --guidance=3 --labels=0,7     of a run wi
 python -m experiments.sample --run=DIR --prompts='red apple' --guidance=3     of text_to_image's
 python -m experiments.sample --run=DIR --clip=DIR2 --clip_text='a red heart' --clip_scale=300
 python -m experiments.sample --run=DIR --task=inpaint --init=PICTURE --mask=left
+python -m experiments.sample --run=DIR --task=direction --negative=3 --labels=7 --guidance=0,1,2
 python -m experiments.sample --pipeline=FOLDER --prompt='a red apple' --guidance=7.5 --out=DIR
 """
 
@@ -87,9 +88,10 @@ def draw_from_run() -> None:
     cpu_devices.split_cpu(cpu_devices.cores())
     run = runs.load(RUN.value, DenoiserTask)
     task, params = run.task, run[DENOISER].params
-    edit = edits.read(run)
+    edit = edits.read(run, SEED.value)
     num = NUM.value if edit is None or NUM.present else edit.num
-    chosen = guiding.choose(run, num, None if edit is None else edit.labels(num))
+    own = () if edit is None else (edit.labels(num), edit.scales(num))
+    chosen = guiding.choose(run, num, *own)
     sampler = spec.build(edits.sampler_spec(SAMPLER), diffjax.samplers)
     times = times_of(task.process, params, specs.spacing_of(SPACING.value, sampler), STEPS.value)
     if edit is None:

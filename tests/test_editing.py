@@ -20,7 +20,8 @@ from diffjax.editing.interpolation import FromNoise, invert, slerp
 from diffjax.editing.pictures import PARTS, kept_whole, read_mask, read_pictures
 from diffjax.editing.posterior import DPS, Coarse, Grey
 from diffjax.errors import UserError
-from diffjax.process import Process
+from diffjax.guidance import classifier_free, guided, versus
+from diffjax.process import Process, expand
 from diffjax.randomness import fold_in, normal, sample_keys
 from diffjax.samplers.base import sample
 from diffjax.samplers.ddim import DDIM
@@ -223,6 +224,24 @@ def test_slerp_turns_evenly(share, angle):
     np.testing.assert_allclose(
         out[:, 0], [2 * np.cos(share * angle), 2 * np.sin(share * angle)], atol=2e-5 / np.sin(angle)
     )
+
+
+@by_name
+def test_a_direction_moves_by_its_strength(schedule):
+    """Between two Gaussians of one spread each pixel keeps its quantile: it moves with the mean."""
+    a, b = Gaussian(schedule, 0.1, 0.3), Gaussian(schedule, 0.5, 0.3)
+    strengths = jnp.asarray([0.0, 0.5, 1.0, 2.0])
+    times = jnp.asarray(Trailing().times(schedule, 100))
+    x = jnp.repeat(0.1 + 0.3 * normal(keys_of(1), SHAPE), len(strengths), axis=0)
+
+    @jax.jit
+    def moved(x):
+        noise = invert(schedule, a.denoise, x, times)
+        denoise = guided(versus(b.denoise, a.denoise), strengths, classifier_free)
+        return sample(FromNoise(DDIM(), noise), schedule, denoise, keys_of(4), noise, times)[0]
+
+    by = np.asarray(moved(x) - x)
+    np.testing.assert_allclose(by, np.broadcast_to(0.4 * expand(strengths, x), x.shape), atol=0.03)
 
 
 def test_slerp_at_its_ends():

@@ -109,7 +109,14 @@ def from_noise(
     watched: int = 0,
 ) -> tuple[Images, Float[Array, "F N H W C"]]:
     """As `sample`, from noise that each sample's key draws."""
-    _, sigma = schedule.alpha_sigma(times[0])
-    x = sigma * normal(fold_in(keys, 0), shape)
+    x = first_noise(schedule, keys, shape, times[0])
     own = fold_in(keys, 1)
     return sample(sampler, schedule, denoise, own, x, times, frames=frames, watched=watched)
+
+
+def first_noise(
+    schedule: Schedule, keys: Keys, shape: tuple[int, int, int], t: Times
+) -> Float[Array, "B H W C"]:
+    """The noise that `from_noise` starts from at time t."""
+    _, sigma = schedule.alpha_sigma(t)
+    return sigma * normal(fold_in(keys, 0), shape)

@@ -28,14 +28,19 @@ from diffjax.tasks.denoisers import DENOISER, DenoiserTask
 from diffjax.typing import Denoiser, Images, Params
 from experiments.flags import guiding, kinds
 from experiments.flags.making import Making, Pixels, Wanted, edit_draw, rows_sheet, taken_for
-from experiments.flags.walks import Walk
+from experiments.flags.walks import STRENGTHS, Direction, Walk
 
 RESULTS = 4  # of each image, by default
-TASKS = ("inpaint", "img2img", "interpolate", "colourise", "super_resolution")
-TASK = flags.DEFINE_enum("task", None, TASKS, "edit the images of --init, with no training")
+TASKS = ("inpaint", "img2img", "interpolate", "direction", "colourise", "super_resolution")
+TASK = flags.DEFINE_enum(
+    "task", None, TASKS,
+    "edit the images of --init, with no training; direction: from the class or text of --negative "
+    "to that of --labels or --prompts, at the strengths of --guidance, by default 0,0.5,1,1.5,2",
+)  # fmt: skip
 INIT = kinds.define_path(
-    "init", None, "the images to edit: a picture, a .npy or .npz file, or a folder of these"
-)
+    "init", None, "the images to edit: a picture, a .npy or .npz file, or a folder of these; "
+    "direction draws noise without it",
+)  # fmt: skip
 MASK = flags.DEFINE_string(
     "mask", None,
     f"inpaint: the part to paint ({', '.join(PARTS)}), or a file of the run's height and width, "
@@ -120,8 +125,8 @@ def sampler_spec(flag: flags.FlagHolder[str]) -> str:
     return "ddpm" if TASK.value in NOISY and not flag.present else flag.value
 
 
-def read(run: Run[DenoiserTask]) -> Making | None:
-    """What --task asks for; None without it.
+def read(run: Run[DenoiserTask], seed: int) -> Making | None:
+    """What --task asks for; None without it. seed: of what the task draws by itself.
 
     Raises UserError for flags and files that do not fit, before anything is computed.
     """
@@ -132,6 +137,8 @@ def read(run: Run[DenoiserTask]) -> Making | None:
         raise UserError(
             f"--task={TASK.value} measures pixels, and this run draws latents: choose another"
         )
+    if TASK.value == "direction":
+        return _direction(run, seed)
     form = run.task.image_shape
     measurement = _measurement(TASK.value, form)
     # Images of the coarse size are what is measured, to the pixel.
@@ -155,8 +162,27 @@ def check_flags() -> None:
     for flag, tasks in OWN:
         if flag.present and TASK.value not in tasks:
             raise UserError(f"--{flag.name} does nothing without --task={' or '.join(tasks)}")
-    if TASK.value is not None and INIT.value is None:
+    if TASK.value not in (None, "direction") and INIT.value is None:
         raise UserError(f"--task={TASK.value} needs images: pass --init=FILE or a folder")
+
+
+def _direction(run: Run[DenoiserTask], seed: int) -> Direction:
+    """Raises UserError for a run without classes or texts, and without two of them."""
+    task = run.task
+    if task.condition.classes is None and not task.asks_captions:
+        raise UserError(
+            "--task=direction leads from a class or text to another, and this run takes neither: "
+            "pass a run that does"
+        )
+    to = guiding.PROMPTS if task.asks_captions else guiding.LABELS
+    if guiding.NEGATIVE.value is None or len(to.value or ()) != 1:
+        raise UserError(
+            f"--task=direction leads from --negative to --{to.name}: give one "
+            f"{'text' if task.asks_captions else 'class'} to each"
+        )
+    pictures = None if INIT.value is None else read_pictures(INIT.value, task.image_shape)
+    x0 = None if pictures is None else task.x0_of(run.components, pictures)
+    return Direction(pictures, x0, guiding.strengths() or STRENGTHS, seed)
 
 
 def _measurement(task: str, form: tuple[int, int, int]) -> Measurement | None:

@@ -98,8 +98,11 @@ class Chosen(NamedTuple):
     weak: nn.Module | None
 
 
-def choose(run: Run[DenoiserTask], num: int, labels: Sequence[Any] | None = None) -> Chosen:
-    """The flags, for `num` images, whose labels may be given in place of --labels.
+def choose(
+    run: Run[DenoiserTask], num: int, labels: Sequence[Any] | None = None,
+    scales: Sequence[float] | None = None,
+) -> Chosen:  # fmt: skip
+    """The flags, for `num` images; labels, scales: in place of --labels and --guidance.
 
     Raises UserError for what the run cannot do.
     """
@@ -116,17 +119,18 @@ def choose(run: Run[DenoiserTask], num: int, labels: Sequence[Any] | None = None
     weak = None if WEAK.value is None else _load_weak(task, WEAK.value)
     judged = None
     if judge is not None:
-        scale, names = scales(JUDGE_SCALE, num), task.condition.names
+        scale, names = scales_of(JUDGE_SCALE, num), task.condition.names
         classes = Label(judge.task.classes, names=names)
         judged = Judged(
             ClassLogProb(judge.task.model), judge[CLASSIFIER].params, scale,
             classes.asked(asked, num),
         )  # fmt: skip
     if towers is not None:
-        judged = towers.towards(CLIP_TEXT.value or (), scales(CLIP_SCALE, num).tolist(), num)
+        judged = towers.towards(CLIP_TEXT.value or (), scales_of(CLIP_SCALE, num).tolist(), num)
     if judged is not None:
         judged = task.shown_to(run.components, judged)
-    guidance = Guidance(_away(run, weak, cond, num), judged, PERCENTILE.value)
+    scale = scales_of(GUIDANCE, num) if scales is None else jnp.asarray(scales, jnp.float32)
+    guidance = Guidance(_away(run, weak, cond, scale), judged, PERCENTILE.value)
     return Chosen(cond, guidance, None if weak is None else weak.task.model)
 
 
@@ -161,14 +165,24 @@ def texts(task: DenoiserTask, num: int) -> list[str]:
     return [prompts[i % len(prompts)] for i in range(num)] if prompts else []
 
 
-def scales(flag: flags.FlagHolder[list[str]], num: int) -> Float[Array, "N"]:
+def strengths() -> list[float] | None:
+    """The scales of --guidance, where it is given."""
+    return _finite(GUIDANCE) if GUIDANCE.present else None
+
+
+def scales_of(flag: flags.FlagHolder[list[str]], num: int) -> Float[Array, "N"]:
     """The scale of each of `num` images. Raises UserError for other numbers of them."""
-    values = _numbers(flag.name, flag.value)
+    values = _finite(flag)
     if len(values) not in (1, num):
         raise UserError(f"--{flag.name} has {len(values)} scales: give one, or --num={num} of them")
-    if not are_scales(values):
-        raise UserError(f"--{flag.name}={','.join(flag.value)}: a scale is a finite float32 number")
     return jnp.asarray(np.broadcast_to(np.asarray(values, np.float32), num))
+
+
+def _finite(flag: flags.FlagHolder[list[str]]) -> list[float]:
+    values = _numbers(flag.name, flag.value)
+    if not values or not are_scales(values):
+        raise UserError(f"--{flag.name}={','.join(flag.value)}: a scale is a finite float32 number")
+    return values
 
 
 def _numbers(flag: str, texts: list[str]) -> list[float]:
@@ -180,10 +194,9 @@ def _numbers(flag: str, texts: list[str]) -> list[float]:
 
 
 def _away(
-    run: Run[DenoiserTask], weak: Run[DenoiserTask] | None, cond: Cond, num: int
+    run: Run[DenoiserTask], weak: Run[DenoiserTask] | None, cond: Cond, scale: Float[Array, "N"]
 ) -> Away | None:
     """The guidance away from no condition, a negative one, or a weak run; None where it is off."""
-    scale = scales(GUIDANCE, num)
     low, high = _interval()
     if APG_THRESHOLD.value is not None and APG_THRESHOLD.value <= 0:
         raise UserError(f"--apg_threshold={APG_THRESHOLD.value}: choose a number above 0")
@@ -194,7 +207,7 @@ def _away(
         return None
     return Away(
         scale,
-        _unwanted(run, weak, cond, num),
+        _unwanted(run, weak, cond, len(scale)),
         None if weak is None else weak[DENOISER].params,
         low,
         high,

@@ -51,6 +51,10 @@ class Making(abc.ABC):
         """The class of each image that is made; None leaves them to the flags."""
         return None
 
+    def scales(self, num: int) -> Sequence[float] | None:
+        """The scale of guidance of each image that is made; None leaves them to the flags."""
+        return None
+
     def finished(self, made: Pixels) -> Pixels:
         """What was made, as it is written."""
         return made

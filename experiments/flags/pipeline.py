@@ -89,7 +89,7 @@ def _check_flags() -> None:
 
 def _guidance(num: int) -> float | list[float]:
     given = guiding.GUIDANCE
-    return guiding.scales(given, num).tolist() if given.present else GUIDANCE
+    return guiding.scales_of(given, num).tolist() if given.present else GUIDANCE
 
 
 def _edit(pipe: StableDiffusion) -> dict[str, Any]:

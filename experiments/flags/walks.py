@@ -1,4 +1,4 @@
-"""Images by way of noises: from each picture to the next, for experiments.sample."""
+"""Images by way of noises: between pictures, and along a direction, for experiments.sample."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,18 +10,21 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 from PIL import Image
 
+from diffjax.conditions.base import rows_of
 from diffjax.data.images import to_uint8
 from diffjax.display.images import grid
 from diffjax.editing.interpolation import FromNoise, invert, slerp
 from diffjax.errors import UserError
 from diffjax.generate import Draw
 from diffjax.guidance.thresholds import clip_x0
-from diffjax.runs import Run
-from diffjax.tasks.denoisers import DENOISER, DenoiserTask
+from diffjax.randomness import sample_keys
+from diffjax.samplers.base import first_noise
+from diffjax.tasks.denoisers import DENOISER
 from diffjax.typing import Cond, Images, Params
 from experiments.flags.making import Making, Pixels, Wanted, edit_draw, taken_for
 
 BETWEEN = 8  # images of two neighbours, by default
+STRENGTHS, ROWS = (0.0, 0.5, 1.0, 1.5, 2.0), 4  # along a direction, and of fresh noise, by default
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +61,10 @@ class Walk(Making):
         return None if self.classes is None else self.classes[after + (share > 0.5)].tolist()
 
     def draw(self, wanted: Wanted) -> tuple[Draw, Float[Array, "S"]]:
-        FromNoise(wanted.sampler, jnp.asarray(self.x0)).check(wanted.run.task.process)
         after, share = self._shares(wanted.num)
         classes = None if self.classes is None else self.classes.tolist()
         cond = wanted.run.task.condition.asked(classes, len(self.x0))
-        ends = inverted(wanted.run, self.x0, cond, wanted.times)
+        ends = inverted(wanted, self.x0, cond)
         noise = slerp(ends[after], ends[after + 1], jnp.asarray(share))
         return edit_draw(wanted, FromNoise(wanted.sampler, noise)), wanted.times
 
@@ -74,10 +76,67 @@ class Walk(Making):
         return grid(cells.reshape(-1, *made.shape[1:]), cells.shape[1])
 
 
-def inverted(
-    run: Run[DenoiserTask], x0: Float32[np.ndarray, "P h w c"], cond: Cond, times: Float[Array, "T"]
-) -> Images:
-    """The noises of x0, without guidance, under which DDIM's way up strays."""
+@dataclasses.dataclass(frozen=True)
+class Direction(Making):
+    """From one condition to another, each picture or each noise at all strengths.
+
+    Strength s is guidance of scale s away from the first condition: 0 gives the first condition and
+    1 the other. x0: of the pictures; None for fresh noise, which `seed` draws.
+    """
+
+    pictures: Float32[np.ndarray, "P H W C"] | None
+    x0: Float32[np.ndarray, "P h w c"] | None
+    strengths: Sequence[float]
+    seed: int
+
+    def told(self, names: Sequence[str]) -> str:
+        return ", at strengths " + ", ".join(f"{value:g}" for value in self.strengths)
+
+    @property
+    def num(self) -> int:
+        rows = ROWS if self.pictures is None else len(self.pictures)
+        return rows * len(self.strengths)
+
+    def scales(self, num: int) -> Sequence[float]:
+        columns = len(self.strengths)
+        if num % columns or (self.pictures is not None and num != self.num):
+            raise UserError(
+                f"--num={num}: give {self.num}, or without --init another multiple of {columns}, "
+                "the strengths"
+            )
+        return [*self.strengths] * (num // columns)
+
+    def draw(self, wanted: Wanted) -> tuple[Draw, Float[Array, "S"]]:
+        each = jnp.repeat(self._noise(wanted), len(self.strengths), axis=0)
+        return edit_draw(wanted, FromNoise(wanted.sampler, each)), wanted.times
+
+    def _noise(self, wanted: Wanted) -> Images:
+        """The noise of each row: of a picture, as the first condition has it."""
+        task, away = wanted.run.task, wanted.chosen.guidance.away
+        if self.x0 is not None:
+            assert away is not None
+            return inverted(wanted, self.x0, rows_of(away.cond, slice(len(self.x0))))
+        schedule = task.process.bind(wanted.run[DENOISER].params).schedule
+        keys = sample_keys(jax.random.key(self.seed), 0, wanted.num // len(self.strengths))
+        return first_noise(schedule, keys, task.shape, wanted.times[0])
+
+    def sheet(self, made: Pixels) -> Image.Image:
+        """A row for each picture or noise, a column for each strength."""
+        columns = len(self.strengths)
+        if self.pictures is None:
+            return grid(made, columns)
+        cells = made.reshape(-1, columns, *made.shape[1:])
+        cells = np.concatenate([to_uint8(self.pictures)[:, None], cells], axis=1)
+        return grid(cells.reshape(-1, *made.shape[1:]), columns + 1)
+
+
+def inverted(wanted: Wanted, x0: Float32[np.ndarray, "P h w c"], cond: Cond) -> Images:
+    """The noises of x0, without guidance, under which DDIM's way up strays.
+
+    Raises UserError for a sampler that does not lead back from them.
+    """
+    run = wanted.run
+    FromNoise(wanted.sampler, jnp.asarray(x0)).check(run.task.process)
     denoiser = run[DENOISER]
     process, limit = run.task.process.bind(denoiser.params), run.task.space.limit
 
@@ -86,6 +145,6 @@ def inverted(
         denoise = process.denoiser(denoiser.model.apply, params, cond)
         if limit is not None:
             denoise = clip_x0(denoise, process.schedule, limit)
-        return invert(process.schedule, denoise, x, times)
+        return invert(process.schedule, denoise, x, wanted.times)
 
     return noises(denoiser.params, jnp.asarray(x0), cond)

@@ -61,9 +61,7 @@ def untrained(
     names: tuple[str, ...] = (),
 ) -> pathlib.Path:  # fmt: skip
     """A run folder of a tiny denoiser; null: it has a label for no class, and can be guided."""
-    condition = (
-        Unconditional() if classes is None else Label(classes, drop=0.1 * null, names=names)
-    )
+    condition = Unconditional() if classes is None else Label(classes, drop=0.1 * null, names=names)
     model = spec.build(UNET.replace("channels=1", f"channels={channels}"), diffjax.models)
     task = Diffusion(
         model=model.conditioned_on(condition), image_shape=(size, size, channels),

@@ -102,10 +102,11 @@ def test_the_rest_of_the_core_works_in_latents(trained, tmp_path):
     init = tmp_path / "init.npy"
     given = np.random.RandomState(0).randint(0, 256, (2, 28, 28, 1), np.uint8)
     np.save(init, given)
-    for task in ("img2img", "interpolate"):
+    along = ("--negative=1", "--labels=2")
+    for task, flags in (("img2img", ()), ("interpolate", ()), ("direction", along)):
         done = program(
             "sample", f"--run={run}", f"--task={task}", f"--init={init}", "--steps=4",
-            f"--out={tmp_path / task}",
+            f"--out={tmp_path / task}", *flags,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
     for run_folder, metric in ((run, "loss"), (stage, "reconstruction")):

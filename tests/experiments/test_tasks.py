@@ -112,6 +112,36 @@ def test_tasks_on_colour(runs, pictures, tmp_path):
     assert gaps["colourise"] < 0.8 * gaps["free"], gaps
 
 
+def test_directions(runs, pictures, tmp_path):
+    """Strength 0 is the first class and 1 the other, from one noise; a picture's is its own."""
+    to = ("--task=direction", "--negative=bag", "--labels=shoe", "--guidance=0,1,3")
+    made = edit(
+        runs["grey"], pictures, tmp_path,
+        shoe=to,
+        shirt=(*to, "--labels=shirt"),
+        back=("--task=interpolate", "--labels=bag", "--num=2"),
+    )  # fmt: skip
+    rows = made["shoe"].reshape(2, 3, 8, 8, 1)
+    cells = cells_of(tmp_path / "shoe" / "grid.png", 4)
+    np.testing.assert_array_equal(cells[:, 1:], rows)
+    np.testing.assert_array_equal(cells[0, 0], cells_of(tmp_path / "back" / "grid.png", 4)[0, 0])
+    np.testing.assert_allclose(rows[:, 0].astype(int), made["back"], atol=1)
+    other = made["shirt"].reshape(rows.shape)
+    np.testing.assert_array_equal(other[:, 0], rows[:, 0])
+    assert (other != rows)[:, 1:].any((2, 3, 4)).all()
+    calls = {
+        "rows": (*to, "--num=6"),
+        "0": ("--labels=bag", "--num=2"),
+        "1": ("--labels=shoe", "--num=2"),
+        "3": ("--labels=shoe", "--negative=bag", "--guidance=3", "--num=2"),
+    }
+    common = (f"--run={runs['grey']}", "--steps=4")
+    sample_each(*((*common, f"--out={tmp_path}/{n}", *flags) for n, flags in calls.items()))
+    drawn = {n: np.load(tmp_path / n / "samples.npz")["images"].astype(int) for n in calls}
+    for column, name in enumerate(("0", "1", "3")):
+        np.testing.assert_allclose(drawn["rows"][column::3], drawn[name], atol=1)
+
+
 def test_bad_input(runs, pictures, tmp_path):
     """One line each, and nothing is written."""
     grey, picture = runs["grey"], f"--init={pictures}/a.jpg"
@@ -128,8 +158,9 @@ def test_bad_input(runs, pictures, tmp_path):
     (tmp_path / "broken.npz").write_text("no archive")
     (tmp_path / "empty").mkdir()
     inpaint = ("--task=inpaint", picture)
+    direction = ("--task=direction", picture, "--negative=0", "--labels=1")
     cases = (
-        (("--task=paint", picture), "inpaint|img2img|interpolate|colourise|super_resolution"),
+        (("--task=paint", picture), "inpaint|img2img|interpolate|direction|colourise|"),
         (("--task=inpaint",), "pass --init"),
         ((picture,), "--init does nothing without --task=inpaint or img2img"),
         (("--strength=0.5",), "--strength does nothing without --task=img2img"),
@@ -150,6 +181,13 @@ def test_bad_input(runs, pictures, tmp_path):
         (("--task=interpolate", f"--init={pictures}", "--num=1"), "--num=1: give a multiple of 1"),
         (("--task=interpolate", f"--init={pictures}", "--sampler=ddpm"), "choose a sampler"),
         (("--task=interpolate", f"--init={pictures}", "--steps=1"), "at least two sampling steps"),
+        (direction[:1], "leads from --negative to --labels: give one class to each"),
+        ((*direction, "--labels=1,2"), "leads from --negative to --labels: give one class"),
+        ((*direction, "--num=7"), "--num=7: give 5, or without --init another multiple of 5"),
+        ((*direction, "--guidance=1"), "--negative does nothing at --guidance=1"),
+        ((*direction, "--guidance=0,x"), "give numbers with commas between"),
+        ((*direction, "--sampler=ddpm"), "choose a sampler without"),
+        ((*direction, f"--run={runs['colour']}"), "and this run takes neither"),
         (("--task=colourise", picture), "no colour to find"),
         (("--task=super_resolution", picture, "--factor=3"), "choose one of 2, 4, 8"),
         (("--task=super_resolution", picture, "--factor=1"), "factor=1: choose 2 or more"),

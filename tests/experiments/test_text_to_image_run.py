@@ -64,30 +64,34 @@ def test_drawn_from_texts(told):
     run = str(told[0] / "run")
     own = (f"--run={run}", "--num=3", "--steps=2")
     texts = ("--prompts=a red apple", "--prompts=a dog, happy")
-    out = [told[0] / name for name in "abc"]
+    along = ("--task=direction", "--negative=a cat", "--prompts=a red apple", "--guidance=0,1")
+    out = [told[0] / name for name in "abcd"]
     said = sample_each(
         (*own, *texts, f"--out={out[0]}"),
         (*own, *texts, "--guidance=3", f"--out={out[1]}"),
         (*own, *texts, "--guidance=3", "--negative=a cat", f"--out={out[2]}"),
+        (*own, *along, "--num=2", f"--out={out[3]}"),
         own,
         (*own, "--labels=3"),
         (*own, "--prompts= "),
         (*own, *texts, "--negative=", "--guidance=3"),
     )
     assert all(line.startswith("3 images of step 4") for line in said[:3])
-    drawn = [np.load(path / "samples.npz")["images"] for path in out]
+    assert said[3].endswith(", at strengths 0, 1")
+    drawn = [np.load(path / "samples.npz")["images"].astype(int) for path in out]
     assert drawn[0].shape == (3, 32, 32, 3)
     found = runs.load(run).sample(
         jax.random.key(0), labels=["a red apple", "a dog, happy"], num=3, steps=2,
         guidance=3.0, negative=["a cat"],
     )  # fmt: skip
     np.testing.assert_allclose((np.asarray(found) + 1) * 127.5, drawn[2], atol=1)
-    for line in said[3:5]:
+    np.testing.assert_allclose(drawn[3][1], drawn[0][0], atol=1)
+    for line in said[4:6]:
         assert (
             line == "refused: this run draws from texts: give --prompts='a text', and no --labels"
         )
-    assert said[5].endswith("is no text to draw from: write what is to be seen (--prompts)")
-    assert said[6].endswith("is no text to draw from: write what is to be seen (--negative)")
+    assert said[6].endswith("is no text to draw from: write what is to be seen (--prompts)")
+    assert said[7].endswith("is no text to draw from: write what is to be seen (--negative)")
 
 
 def test_refused(clip, told, tmp_path):
