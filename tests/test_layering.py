@@ -30,7 +30,7 @@ ALLOWED = {
     "display": "files",
     "metrics": "batches checksum errors interop models third_party typing",
     "process": "errors schedules typing",
-    "guidance": "conditions errors process schedules typing",
+    "guidance": "batches conditions errors process schedules typing",
     "samplers": "errors process randomness schedules spacings spec typing",
     "drawing": "samplers schedules spacings typing",
     "variational_terms": "process schedules typing",
