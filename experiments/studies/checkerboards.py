@@ -48,7 +48,7 @@ LAYERS = (
 )
 
 
-class Upscaler(nn.Module):
+class Enlarger(nn.Module):
     """The least network that learns to enlarge: features, then the layer, which gives the image."""
 
     layer: Callable[..., nn.Module]
@@ -103,7 +103,7 @@ def enlarge(train: Images, test: Images, steps: int, seed: int) -> Iterator[Enla
     keys = jax.random.split(jax.random.key(seed, impl="unsafe_rbg"), STARTS)
     rows = np.random.RandomState(seed).randint(0, len(train), (steps, BATCH))
     for layer in LAYERS:
-        model = Upscaler(layer.build)
+        model = Enlarger(layer.build)
         given, shown = coarse(train, layer.stride), coarse(test, layer.stride)
         starts = _starts(model, shown[:1], keys)
         at_start, trained, losses = map(np.asarray, _fit(model, starts, given, train, rows, shown))

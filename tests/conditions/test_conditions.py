@@ -8,6 +8,7 @@ import pytest
 import diffjax.conditions
 from diffjax import spec
 from diffjax.conditions.label import Label
+from diffjax.conditions.low_resolution import LowResolution
 from diffjax.conditions.none import Unconditional
 from diffjax.conditions.one_hot import OneHot
 from diffjax.conditions.tokens import Tokens
@@ -23,14 +24,20 @@ EACH = {
     "one_hot": OneHot(3, drop=0.4),
     "vector": Vector(4, drop=0.4),
     "tokens": Tokens(5, drop=0.4),
+    "low_resolution": LowResolution((2, 3, 1), 2, drop=0.4),
 }
 BATCH = {
     "label": LABELS,
     "vector": jnp.arange(24.0).reshape(B, 4) + 1,
     "tokens": jnp.arange(30, dtype=jnp.int32).reshape(B, 5) + 1,
     "token_mask": jnp.ones((B, 5), bool).at[:, 3:].set(False),
+    "image": jnp.arange(B * 24.0).reshape(B, 4, 6, 1) + 1,
 }
-ASKED = {"vector": np.ones((2, 4)), "tokens": np.ones((2, 5), int)}
+ASKED = {
+    "vector": np.ones((2, 4)),
+    "tokens": np.ones((2, 5), int),
+    "low_resolution": np.ones((2, 2, 3, 1)),
+}
 
 
 def test_each_condition_is_tried_here():
@@ -109,6 +116,26 @@ def test_classes_are_asked_for_by_name():
     assert Vector(4).named(("a",)) == Vector(4)
 
 
+def test_a_smaller_image_has_the_means_of_squares():
+    found = EACH["low_resolution"].of_batch(BATCH).image
+    means = np.asarray(BATCH["image"]).reshape(B, 2, 2, 3, 2, 1).mean((2, 4))
+    np.testing.assert_allclose(found, means, rtol=1e-6)
+
+
+def test_smaller_images_get_noise_that_is_told():
+    """Its standard deviation is even from 0 to the largest, and is that of what is added."""
+    condition, count = LowResolution((20, 20, 1), 2, 0.6), 400
+    clean = condition.example(count)
+    found = condition.hide(sample_keys(jax.random.key(2), 0, count), clean)
+    assert 0 <= found.noise.min() < 0.01
+    assert 0.59 < found.noise.max() <= 0.6
+    assert abs(float(found.noise.mean()) - 0.3) < 0.03  # 3.5 standard errors
+    ratio = np.asarray(found.image.std((1, 2, 3)) / found.noise)
+    np.testing.assert_allclose(ratio, 1, atol=0.17)  # 4.8 standard errors of 400 pixels
+    some = condition.hide(sample_keys(jax.random.key(2), 7, 1), condition.example(1))
+    np.testing.assert_allclose(some.image[0], found.image[7], atol=1e-6)
+
+
 def test_the_null_token_leaves_attention_something_to_look_at():
     cond = EACH["tokens"].of_batch(BATCH)
     null = EACH["tokens"].null(cond)
@@ -138,6 +165,12 @@ def test_the_null_token_leaves_attention_something_to_look_at():
         (lambda: Vector(3).asked(None, 1), "3 numbers per image"),
         (lambda: Vector(3).asked(np.ones((1, 4)), 1), r"this run takes \(3,\)"),
         (lambda: Tokens(3).asked(np.ones((1, 4)), 1), r"this run takes \(3,\)"),
+        (lambda: LowResolution((2, 2, 1), 1), "factor=1: choose 2 or more"),
+        (lambda: LowResolution((2, 2, 1), 2, -0.1), "noise=-0.1: choose 0"),
+        (lambda: LowResolution((2, 2, 1)).asked(None, 1), "give the images to enlarge"),
+        (lambda: LowResolution((2, 2, 1)).asked(np.ones((1, 2, 2, 3)), 1), "of 1 channels"),
+        (lambda: LowResolution((2, 2, 1)).asked(np.ones(2), 1), "images of : this"),
+        (lambda: LowResolution((2, 2, 1)).asked(np.ones((1, 3, 1, 1)), 1), "images of 3x1 are"),
         (lambda: Label(3).unwanted(LABELS), "cond_drop above 0"),
         (lambda: Unconditional().unwanted(None), "cond_drop above 0"),
     ],

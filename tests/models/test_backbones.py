@@ -15,6 +15,9 @@ EACH = {
     "dit": "dit(num_attention_heads=2,attention_head_dim=4,num_layers=1,num_embeds_ada_norm=3)",
     "unet": "unet(block_out_channels=(8,),layers_per_block=1,norm_num_groups=4,mid_block_type=None,"
     "down_block_types=('DownBlock2D',),up_block_types=('UpBlock2D',),num_class_embeds=3)",
+    "upscaler": 'upscaler(factor=2,net="unet(in_channels=5,out_channels=2,block_out_channels=(8,),'
+    "layers_per_block=1,norm_num_groups=4,mid_block_type=None,down_block_types=('DownBlock2D',),"
+    "up_block_types=('UpBlock2D',))\")",
     "unet_condition": "unet_condition(block_out_channels=(8,),layers_per_block=1,norm_num_groups=4,"
     "down_block_types=('DownBlock2D',),up_block_types=('UpBlock2D',),cross_attention_dim=8)",
 }
