@@ -20,6 +20,7 @@ import diffjax.time_laws
 import diffjax.weightings
 from diffjax import spec
 from diffjax.conditions.base import Condition, Mask
+from diffjax.conditions.low_resolution import LowResolution
 from diffjax.data import Records
 from diffjax.errors import UserError
 from diffjax.models.backbone import Backbone
@@ -242,6 +243,10 @@ def asked_classes(records: Records) -> int | None:
 def condition_of(model: Backbone, records: Records) -> Condition:
     """What the network is told. Raises UserError where the flags or the data say otherwise."""
     condition = model.takes(COND_DROP.value, typing.cast(Mask, COND_MASK.value))
+    if isinstance(condition, LowResolution):
+        raise UserError(
+            f"--model={MODEL.value} makes images larger: train it by experiments.upscaler"
+        )
     classes, asked = condition.classes, asked_classes(records)
     if asked not in (None, classes):
         raise UserError(

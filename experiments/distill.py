@@ -19,6 +19,7 @@ from diffjax.samplers.consistency import Consistency
 from diffjax.samplers.ddim import DDIM
 from diffjax.tasks.denoisers import DENOISER, DenoiserTask, Pictures
 from diffjax.tasks.distillation import Distillation, Method
+from diffjax.tasks.upscaling import Upscaling
 from experiments.flags import caching, kinds, learning, specs
 from experiments.start import command
 
@@ -79,6 +80,11 @@ def main() -> None:
 def check_fit(teacher: DenoiserTask, records: Records) -> None:
     """Raises UserError for a teacher of other images, or one that a student cannot learn from."""
     dataset, classes = learning.DATASET.value, teacher.condition.classes
+    if isinstance(teacher, Upscaling):
+        raise UserError(
+            f"--teacher={TEACHER.value} makes images larger, which no student learns: give a run "
+            "of experiments.ddpm"
+        )
     if teacher.image_shape != records.image_shape:
         drawn, found = ("x".join(map(str, c.image_shape)) for c in (teacher, records))
         raise UserError(

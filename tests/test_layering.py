@@ -124,7 +124,8 @@ def test_only_one_file_names_pmap_and_one_loops_over_sampling_steps():
 
 
 PROGRAMS = {"ablate", "benchmark", "classifier", "clip", "ddpm", "distill", "evaluate", "gan"} | {
-    "export", "latent_diffusion", "report", "sample", "text_to_image", "unet", "upsampling", "vae"
+    "export", "latent_diffusion", "report", "sample", "text_to_image", "unet", "upsampling",
+    "upscaler", "vae",
 }  # fmt: skip
 
 

@@ -241,10 +241,14 @@ class DenoiserTask(Task):
             if asked.negative is not None:
                 unwanted = self.cond_of(components, asked.negative, num)
             guidance = self.guided(guidance, cond, num, unwanted)
-        draw = drawing(self.model, self.process, chosen, self.shape, limit=self.space.limit)
+        draw = self.draw_with(chosen, asked.batch_size)
         params = components[DENOISER].params
         times = times_of(self.process, params, asked.spacing or chosen.spacing, asked.steps)
         return self.drawn(draw, components, key, num, asked.batch_size, times, cond, guidance)
+
+    def draw_with(self, sampler: Sampler, batch_size: int) -> Draw:
+        """What `drawn` takes, for that many images at a time; a second call compiles nothing."""
+        return drawing(self.model, self.process, sampler, self.shape, limit=self.space.limit)
 
     def guided(self, scale: Scales, cond: Cond, num: int, unwanted: Cond = None) -> Guidance:
         """Guidance away from the null condition, or an unwanted one; none at a scale of 1.

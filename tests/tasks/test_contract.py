@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from towers import tiny_towers
+from upscalers import doubling
 
 import diffjax.tasks
 from diffjax import runs, spec
@@ -29,7 +30,7 @@ from diffjax.runs import RunConfig, Training
 from diffjax.samplers.ddim import DDIM
 from diffjax.schedules.cosine import Cosine
 from diffjax.schedules.monotone import Monotone
-from diffjax.tasks import classifier, denoisers, examined, gan, matching
+from diffjax.tasks import classifier, denoisers, examined, gan, matching, upscaling
 from diffjax.tasks.autoencoder import Autoencoding
 from diffjax.tasks.base import Asked, Component, Source, params_of, shapes
 from diffjax.tasks.classifier import Classification
@@ -83,6 +84,7 @@ TASKS = {
         "condition": Vector(4, drop=0.1), "clip": dataclasses.replace(TEACHER, component="clip"),
         "image_mean": (0.1,) * 4, "text_mean": (0.2,) * 4, "spread": (0.3,) * 4,
     }),
+    "upscaling": doubling(4),
 }  # fmt: skip
 RNG = np.random.RandomState(0)
 BATCH = {
@@ -114,6 +116,7 @@ SHOWN = {
     "gan": gan.Pictures(num=3),
     "contrastive": matching.Exam(RECORDS, RECORDS),
     "autoencoder": examined.Exam(RECORDS),
+    "upscaling": upscaling.Shown(steps=2, num=3, records=RECORDS),
     "text_to_image": denoisers.Pictures(steps=2, num=3, labels=["a cat", "a dog"], guidance=2.0),
 }
 
