@@ -203,7 +203,11 @@ def check_kind(folder: str | os.PathLike[str], task: Task, kind: type[Task]) -> 
     if not isinstance(task, kind):
         found = ((name, spec.lookup(name, diffjax.tasks)) for name in spec.names(diffjax.tasks))
         wanted = " or ".join(name for name, each in found if issubclass(each, kind))
-        raise UserError(f"{folder} is a {task.name} run, where a {wanted} run is needed")
+        raise UserError(f"{folder} is {_a(task.name)} run, where {_a(wanted)} run is needed")
+
+
+def _a(word: str) -> str:
+    return f"{'an' if word[:1] in 'aeiou' else 'a'} {word}"
 
 
 def newest(run: RunFolder, like: Params) -> tuple[int, Params]:

@@ -6,6 +6,7 @@ python -m experiments.sample --run=DIR --prompts='red apple' --guidance=3     of
 python -m experiments.sample --run=DIR --clip=DIR2 --clip_text='a red heart' --clip_scale=300
 python -m experiments.sample --run=DIR --task=inpaint --init=PICTURE --mask=left
 python -m experiments.sample --run=DIR --task=direction --negative=3 --labels=7 --guidance=0,1,2
+python -m experiments.sample --run=DIR --task=upscale --init=PICTURES     of a run of upscaler
 python -m experiments.sample --pipeline=FOLDER --prompt='a red apple' --guidance=7.5 --out=DIR
 """
 
@@ -88,7 +89,7 @@ def draw_from_run() -> None:
     cpu_devices.split_cpu(cpu_devices.cores())
     run = runs.load(RUN.value, DenoiserTask)
     task, params = run.task, run[DENOISER].params
-    edit = edits.read(run, SEED.value)
+    edit = edits.read(run)
     num = NUM.value if edit is None or NUM.present else edit.num
     own = () if edit is None else (edit.labels(num), edit.scales(num))
     chosen = guiding.choose(run, num, *own)
@@ -100,7 +101,9 @@ def draw_from_run() -> None:
         )
         cond = chosen.cond
     else:
-        draw, times = edit.draw(Wanted(run, sampler, times, num, chosen))
+        draw, times = edit.draw(
+            Wanted(run, sampler, times, num, chosen, SEED.value, BATCH_SIZE.value)
+        )
         cond = jnp.arange(num)
     out, key = _folder(), jax.random.key(SEED.value)
     drawn = task.drawn(
@@ -113,7 +116,8 @@ def draw_from_run() -> None:
         save_grid(out / "grid.png", images, guiding.texts(task, num))
     else:
         write_whole(out / "grid.png", lambda part: edit.sheet(images).save(part, format="PNG"))
-    save_film(out / "trajectory.gif", to_uint8(np.asarray(drawn.film)))
+    if drawn.film.size:
+        save_film(out / "trajectory.gif", to_uint8(np.asarray(drawn.film)))
     print(
         f"{num} images of step {run.step} in {out}"
         + ("" if edit is None else edit.told(task.condition.names))

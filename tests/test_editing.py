@@ -17,7 +17,7 @@ from diffjax.editing.classify import likeliest
 from diffjax.editing.image_to_image import SDEdit
 from diffjax.editing.inpainting import Repaint
 from diffjax.editing.interpolation import FromNoise, invert, slerp
-from diffjax.editing.pictures import PARTS, kept_whole, read_mask, read_pictures
+from diffjax.editing.pictures import PARTS, kept_whole, read_mask, read_pictures, read_whole
 from diffjax.editing.posterior import DPS, Coarse, Grey
 from diffjax.errors import UserError
 from diffjax.guidance import classifier_free, guided, versus
@@ -397,6 +397,21 @@ def test_floats_without_a_negative_go_from_0_to_1(tmp_path):
     np.save(tmp_path / "ones.npy", pixels / np.float32(255))
     found = read_pictures(str(tmp_path / "ones.npy"), (8, 6, 1))
     np.testing.assert_allclose(found[0, ..., 0], pixels / 127.5 - 1, atol=1e-6)
+
+
+def test_pictures_as_large_as_they_are(tmp_path):
+    """In grey or colour as they are, without alpha; of one shape, or they are refused."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 4), np.uint8)
+    pixels[..., 3] = 255
+    Image.fromarray(pixels[0]).save(tmp_path / "a.png")
+    np.save(tmp_path / "b.npy", pixels)
+    found = read_whole(str(tmp_path))
+    np.testing.assert_allclose(found, pixels[[0, 0, 1], ..., :3] / 127.5 - 1, atol=1e-6)
+    Image.fromarray(pixels[0, ..., 0]).save(tmp_path / "a.png")
+    grey = read_whole(str(tmp_path / "a.png"))
+    np.testing.assert_allclose(grey, pixels[:1, ..., :1] / 127.5 - 1, atol=1e-6)
+    with pytest.raises(UserError, match=r"of 5x7x1, 5x7x3 \(height, width, channels\): give"):
+        read_whole(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["low.png", "low.npy"])

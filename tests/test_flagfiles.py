@@ -26,7 +26,8 @@ def of_program(*names):
 
 # Of experiments.text_to_image, whose network's condition has the size of a CLIP's embedding.
 TOLD = of_program("text_to_image", "course_05")
-DDPM = [path for path in of_program("ddpm", "course", "assessment", "jit", "latent") if path not in TOLD]
+OF_DDPM = of_program("ddpm", "course", "assessment", "jit", "latent")
+DDPM = [path for path in OF_DDPM if path not in TOLD]
 
 
 @pytest.fixture(params=DDPM, ids=lambda p: p.stem)

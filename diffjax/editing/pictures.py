@@ -32,12 +32,35 @@ def read_pictures(
     to 1 where none is negative.
     Raises UserError for what is missing, cannot be read or is out of range, and for more than MOST.
     """
+    return np.stack(_found(path, lambda file: _read(file, form, coarse)))
+
+
+def read_whole(path: str) -> Float32[np.ndarray, "N H W C"]:
+    """The images of a file, or of a folder's files, in [-1, 1] and as large as they are.
+
+    They are grey, with one channel, or in colour; alpha goes. Otherwise as `read_pictures`. Raises
+    UserError, besides, for images of more than one size or number of channels.
+    """
+    found = _found(path, _read_whole)
+    shapes = {image.shape for image in found}
+    if len(shapes) > 1:
+        sizes = ", ".join("x".join(map(str, shape)) for shape in sorted(shapes))
+        raise UserError(
+            f"{path!r} has images of {sizes} (height, width, channels): give those of one shape"
+        )
+    return np.stack(found)
+
+
+def _found(
+    path: str, read: Callable[[pathlib.Path], list[Float32[np.ndarray, "H W C"]]]
+) -> list[Float32[np.ndarray, "H W C"]]:
+    """What `read` makes of a file, or of each file of a folder."""
     where = pathlib.Path(os.path.expanduser(path))
     files = [where] if where.is_file() else _files(where)
-    found = [image for file in files for image in _read(file, form, coarse)]
+    found = [image for file in files for image in read(file)]
     if len(found) > MOST:
         raise UserError(f"{path!r} has {len(found)} images: give {MOST} at most")
-    return np.stack(found)
+    return found
 
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -73,6 +96,19 @@ def _read(
         if (image.height, image.width) == small:
             return repeated(images.from_image(image, (*small, channels)))
         return images.from_image(image, form)
+
+    return [_decoded(file, read)]
+
+
+def _read_whole(file: pathlib.Path) -> list[Float32[np.ndarray, "H W C"]]:
+    if file.name.lower().endswith(ARRAYS):
+        pixels = _bytes(_array(file), str(file))
+        form = images.shape(pixels.shape[1:], None)
+        return [images.from_array(one, form) for one in pixels]
+
+    def read(image: Image.Image) -> np.ndarray:
+        channels = 1 if images.is_grey(image) else 3
+        return images.from_image(image, (image.height, image.width, channels))
 
     return [_decoded(file, read)]
 

@@ -11,13 +11,14 @@ from absl import flags
 from jaxtyping import Array, Bool, Float, Float32, Int
 from PIL import Image
 
+from diffjax import runs
 from diffjax.conditions.classes import Classes
 from diffjax.data.images import to_uint8
 from diffjax.editing.base import Edit
 from diffjax.editing.classify import likeliest
 from diffjax.editing.image_to_image import SDEdit
 from diffjax.editing.inpainting import Repaint
-from diffjax.editing.pictures import PARTS, kept_whole, read_mask, read_pictures
+from diffjax.editing.pictures import PARTS, kept_whole, read_mask, read_pictures, read_whole
 from diffjax.editing.posterior import DPS, Coarse, Grey, Measurement
 from diffjax.errors import UserError
 from diffjax.generate import Draw
@@ -25,13 +26,23 @@ from diffjax.runs import Run
 from diffjax.samplers.base import Sampler
 from diffjax.samplers.ddim import DDIM
 from diffjax.tasks.denoisers import DENOISER, DenoiserTask
+from diffjax.tasks.upscaling import Upscaling
 from diffjax.typing import Denoiser, Images, Params
 from experiments.flags import guiding, kinds
+from experiments.flags.enlarging import Enlarging
 from experiments.flags.making import Making, Pixels, Wanted, edit_draw, rows_sheet, taken_for
 from experiments.flags.walks import STRENGTHS, Direction, Walk
 
 RESULTS = 4  # of each image, by default
-TASKS = ("inpaint", "img2img", "interpolate", "direction", "colourise", "super_resolution")
+TASKS = (
+    "inpaint",
+    "img2img",
+    "interpolate",
+    "direction",
+    "colourise",
+    "super_resolution",
+    "upscale",
+)
 TASK = flags.DEFINE_enum(
     "task", None, TASKS,
     "edit the images of --init, with no training; direction: from the class or text of --negative "
@@ -63,6 +74,11 @@ ZETA = kinds.define_number(
     "zeta", None, "colourise, super_resolution: how far each step goes to what was measured, by "
     "default 1",
 )  # fmt: skip
+NOISE = kinds.define_number(
+    "noise", None, "upscale: the standard deviation of noise that is added to the images and told "
+    "to the network, up to that of its training; by default 0. More of it leaves more to draw",
+    lower_bound=0,
+)  # fmt: skip
 MEASURED = ("colourise", "super_resolution")
 NOISY = ("inpaint", "colourise", "super_resolution")  # whose papers draw with DDPM's steps
 OWN = (
@@ -72,6 +88,7 @@ OWN = (
     (STRENGTH, ("img2img",)),
     (FACTOR, ("super_resolution",)),
     (ZETA, ("colourise", "super_resolution")),
+    (NOISE, ("upscale",)),
     (INIT, TASKS),
 )
 
@@ -125,12 +142,16 @@ def sampler_spec(flag: flags.FlagHolder[str]) -> str:
     return "ddpm" if TASK.value in NOISY and not flag.present else flag.value
 
 
-def read(run: Run[DenoiserTask], seed: int) -> Making | None:
-    """What --task asks for; None without it. seed: of what the task draws by itself.
+def read(run: Run[DenoiserTask]) -> Making | None:
+    """What --task asks for; None without it.
 
     Raises UserError for flags and files that do not fit, before anything is computed.
     """
     check_flags()
+    if isinstance(run.task, Upscaling) and TASK.value != "upscale":
+        raise UserError(
+            f"--run={run.folder.path} makes images larger: pass --task=upscale and --init=IMAGES"
+        )
     if TASK.value is None:
         return None
     if run.task.space.needs_autoencoder and TASK.value in MEASURED:
@@ -138,7 +159,9 @@ def read(run: Run[DenoiserTask], seed: int) -> Making | None:
             f"--task={TASK.value} measures pixels, and this run draws latents: choose another"
         )
     if TASK.value == "direction":
-        return _direction(run, seed)
+        return _direction(run)
+    if TASK.value == "upscale":
+        return _enlarging(run)
     form = run.task.image_shape
     measurement = _measurement(TASK.value, form)
     # Images of the coarse size are what is measured, to the pixel.
@@ -166,7 +189,7 @@ def check_flags() -> None:
         raise UserError(f"--task={TASK.value} needs images: pass --init=FILE or a folder")
 
 
-def _direction(run: Run[DenoiserTask], seed: int) -> Direction:
+def _direction(run: Run[DenoiserTask]) -> Direction:
     """Raises UserError for a run without classes or texts, and without two of them."""
     task = run.task
     if task.condition.classes is None and not task.asks_captions:
@@ -182,7 +205,23 @@ def _direction(run: Run[DenoiserTask], seed: int) -> Direction:
         )
     pictures = None if INIT.value is None else read_pictures(INIT.value, task.image_shape)
     x0 = None if pictures is None else task.x0_of(run.components, pictures)
-    return Direction(pictures, x0, guiding.strengths() or STRENGTHS, seed)
+    return Direction(pictures, x0, guiding.strengths() or STRENGTHS)
+
+
+def _enlarging(run: Run[DenoiserTask]) -> Enlarging:
+    """Raises UserError for another run, and for images and flags that it cannot serve."""
+    task = run.task
+    runs.check_kind(run.folder.path, task, Upscaling)
+    assert isinstance(task, Upscaling)
+    for flag in (guiding.LABELS, guiding.PROMPTS):
+        if flag.present:
+            raise UserError(f"--{flag.name} does nothing with --task=upscale: leave it out")
+    noise, most = NOISE.value or 0.0, task.condition.noise
+    if noise > most:
+        raise UserError(f"--noise={noise}: the run was trained with {most} at most")
+    pictures = read_whole(INIT.value)
+    task.condition.asked(pictures, 1)
+    return Enlarging(pictures, noise)
 
 
 def _measurement(task: str, form: tuple[int, int, int]) -> Measurement | None:

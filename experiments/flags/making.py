@@ -22,13 +22,15 @@ Pixels = UInt8[np.ndarray, "N H W C"]
 
 
 class Wanted(NamedTuple):
-    """How `num` images are to be drawn."""
+    """How `num` images are to be drawn; batch_size: at a time."""
 
     run: Run[DenoiserTask]
     sampler: Sampler
     times: Float[Array, "T"]
     num: int
     chosen: guiding.Chosen
+    seed: int
+    batch_size: int
 
 
 class Making(abc.ABC):

@@ -81,13 +81,12 @@ class Direction(Making):
     """From one condition to another, each picture or each noise at all strengths.
 
     Strength s is guidance of scale s away from the first condition: 0 gives the first condition and
-    1 the other. x0: of the pictures; None for fresh noise, which `seed` draws.
+    1 the other. x0: of the pictures; None for fresh noise.
     """
 
     pictures: Float32[np.ndarray, "P H W C"] | None
     x0: Float32[np.ndarray, "P h w c"] | None
     strengths: Sequence[float]
-    seed: int
 
     def told(self, names: Sequence[str]) -> str:
         return ", at strengths " + ", ".join(f"{value:g}" for value in self.strengths)
@@ -117,7 +116,8 @@ class Direction(Making):
             assert away is not None
             return inverted(wanted, self.x0, rows_of(away.cond, slice(len(self.x0))))
         schedule = task.process.bind(wanted.run[DENOISER].params).schedule
-        keys = sample_keys(jax.random.key(self.seed), 0, wanted.num // len(self.strengths))
+        rows = wanted.num // len(self.strengths)
+        keys = sample_keys(jax.random.key(wanted.seed), 0, rows)
         return first_noise(schedule, keys, task.shape, wanted.times[0])
 
     def sheet(self, made: Pixels) -> Image.Image:

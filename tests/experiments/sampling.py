@@ -9,6 +9,7 @@ import sys
 import jax
 import numpy as np
 from programs import ROOT
+from upscalers import doubling
 
 import diffjax.models
 from diffjax import spec
@@ -68,6 +69,11 @@ def untrained(
         schedule=Cosine(), target=target, condition=condition,
     )  # fmt: skip
     return write_run(folder, task, seed, training)
+
+
+def untrained_upscaler(folder: pathlib.Path, channels: int = 1) -> pathlib.Path:
+    """A run folder of a tiny network that draws 8x8 of 4x4."""
+    return write_run(folder, doubling(8, channels))
 
 
 def untrained_judge(folder: pathlib.Path, *, classes: int = 3, size: int = 8) -> pathlib.Path:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
-from sampling import sample_each, untrained
+from sampling import sample_each, untrained, untrained_upscaler
 
 LEFT = np.arange(8) < 4
 
@@ -15,6 +15,7 @@ def runs(tmp_path_factory):
     return {
         "grey": untrained(folder / "grey", classes=3, names=("bag", "shirt", "shoe")),
         "colour": untrained(folder / "colour", channels=3),
+        "upscaler": untrained_upscaler(folder / "upscaler"),
     }
 
 
@@ -142,6 +143,20 @@ def test_directions(runs, pictures, tmp_path):
         np.testing.assert_allclose(drawn["rows"][column::3], drawn[name], atol=1)
 
 
+def test_images_are_made_larger(runs, tmp_path):
+    """Two rows of one image and its enlargement, whatever the tiles at a time; noise moves it."""
+    np.save(tmp_path / "small.npy", np.random.default_rng(0).integers(0, 256, (2, 5, 7, 1)))
+    to = ("--task=upscale", f"--init={tmp_path}/small.npy")
+    made = edit(
+        runs["upscaler"], tmp_path, tmp_path, upscaled=to, few=(*to, "--batch_size=1"),
+        noisy=(*to, "--noise=0.2"),
+    )  # fmt: skip
+    assert made["upscaled"].shape == (2, 10, 14, 1)
+    assert {p.name for p in (tmp_path / "upscaled").iterdir()} == {"samples.npz", "grid.png"}
+    np.testing.assert_allclose(made["few"].astype(int), made["upscaled"], atol=1)
+    assert (made["noisy"] != made["upscaled"]).mean() > 0.3
+
+
 def test_bad_input(runs, pictures, tmp_path):
     """One line each, and nothing is written."""
     grey, picture = runs["grey"], f"--init={pictures}/a.jpg"
@@ -158,6 +173,9 @@ def test_bad_input(runs, pictures, tmp_path):
     (tmp_path / "broken.npz").write_text("no archive")
     (tmp_path / "empty").mkdir()
     inpaint = ("--task=inpaint", picture)
+    upscale = (f"--run={runs['upscaler']}", "--task=upscale")
+    np.save(tmp_path / "tiny.npy", np.zeros((3, 4), np.uint8))
+    np.save(tmp_path / "rgb.npy", np.zeros((5, 5, 3), np.uint8))
     direction = ("--task=direction", picture, "--negative=0", "--labels=1")
     cases = (
         (("--task=paint", picture), "inpaint|img2img|interpolate|direction|colourise|"),
@@ -188,6 +206,16 @@ def test_bad_input(runs, pictures, tmp_path):
         ((*direction, "--guidance=0,x"), "give numbers with commas between"),
         ((*direction, "--sampler=ddpm"), "choose a sampler without"),
         ((*direction, f"--run={runs['colour']}"), "and this run takes neither"),
+        (("--task=upscale", picture), "is a diffusion run, where an upscaling run is needed"),
+        ((*upscale, f"--init={tmp_path}/tiny.npy"), "images of 3x4 are smaller than what this"),
+        ((*upscale, f"--init={tmp_path}/rgb.npy"), "5x5x3: this run enlarges images of 1 channels"),
+        ((*upscale, f"--init={pictures}"), "give those of one shape"),
+        ((*upscale, picture, "--noise=0.3"), "--noise=0.3: the run was trained with 0.2 at most"),
+        ((*upscale, picture, "--labels=1"), "--labels does nothing with --task=upscale"),
+        ((*upscale, picture, "--dynamic_threshold=90"), "an upscaler is not guided"),
+        ((f"--run={runs['upscaler']}",), "makes images larger: pass --task=upscale and --init"),
+        ((*inpaint, f"--run={runs['upscaler']}"), "makes images larger: pass --task=upscale"),
+        ((*inpaint, "--noise=0.1"), "--noise does nothing without --task=upscale"),
         (("--task=colourise", picture), "no colour to find"),
         (("--task=super_resolution", picture, "--factor=3"), "choose one of 2, 4, 8"),
         (("--task=super_resolution", picture, "--factor=1"), "factor=1: choose 2 or more"),
