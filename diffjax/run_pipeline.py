@@ -60,7 +60,7 @@ PIPELINES = {
 }
 
 
-class Part(NamedTuple):
+class Saved(NamedTuple):
     """A network as diffusers has it, and what writes it."""
 
     kind: str
@@ -126,7 +126,7 @@ def _process(run: Run[Any], pipeline: Pipeline) -> Process:
     return process
 
 
-def _network(run: Run[Any], pipeline: Pipeline) -> Part:
+def _network(run: Run[Any], pipeline: Pipeline) -> Saved:
     """The denoiser, of the size of the run's images or latents."""
     task, model = run.task, run[DENOISER].model
     if type(model) not in NETWORKS:
@@ -141,7 +141,7 @@ def _network(run: Run[Any], pipeline: Pipeline) -> Part:
     params = {name: tree for name, tree in run[DENOISER].params.items() if name != "schedule"}
     if pipeline.network == "transformer" and task.condition.drop:
         model, params = _with_no_class(model, params, task.condition.classes)
-    return Part(kind, model, params, save)
+    return Saved(kind, model, params, save)
 
 
 def _with_no_class(model: Any, params: Params, classes: int) -> tuple[Any, Params]:
@@ -160,20 +160,20 @@ def _with_no_class(model: Any, params: Params, classes: int) -> tuple[Any, Param
     return model.clone(**{field: rows}), jax.tree_util.tree_map_with_path(longer, params)
 
 
-def _stage(run: Run[Any]) -> Part:
+def _stage(run: Run[Any]) -> Saved:
     """The first stage, which says how its latents are scaled."""
     model, params = run[AUTOENCODER].model, run[AUTOENCODER].params
     if type(model) not in STAGES:
         name = type(model).__module__.rpartition(".")[2]
         raise UserError(f"diffusers has no first stage {name}: it has autoencoder_kl and vq")
     kind, save = STAGES[type(model)]
-    return Part(kind, model.clone(scaling_factor=run.task.space.scale_factor), params, save)
+    return Saved(kind, model.clone(scaling_factor=run.task.space.scale_factor), params, save)
 
 
 def _write(
     pipeline: Pipeline,
     task: DenoiserTask,
-    parts: Mapping[str, Part],
+    parts: Mapping[str, Saved],
     scheduler: Mapping[str, Any],
     folder: Path,
 ) -> None:
