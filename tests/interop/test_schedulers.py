@@ -31,6 +31,7 @@ SD15 = {
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
     "clip_sample": False,  # of the class that was there before
+    "tensor_format": "pt",  # of the first releases
     "num_train_timesteps": 1000,
     "set_alpha_to_one": False,
     "skip_prk_steps": True,
@@ -186,7 +187,7 @@ def test_what_is_written_is_read_as_it_was(process, limit):
 
 @pytest.mark.parametrize(
     ("schedule", "least"),
-    [(Cosine(offset=0.1), -40.0), (Cosine(zero_terminal_snr=True), -16.64), (Sigmoid(), -16.64)],
+    [(Cosine(offset=0.1), -40.0), (Cosine(zero_terminal_snr=True), -16.64), (Sigmoid(), -40.0)],
 )
 def test_a_schedule_without_a_name_is_a_table(schedule, least):
     """What is left of the signal after each step; where it is none, what diffusers puts there."""
@@ -229,11 +230,14 @@ def test_processes_that_diffusers_lacks(process, limit, message):
         ({"trained_betas": [0.1, 0.2]}, "2 betas for 1000 training steps"),
         ({"trained_betas": [0.1, 1.0], "num_train_timesteps": 2}, "beta 1 is 1.0: choose betas"),
         ({"trained_betas": "0.1"}, "trained_betas=.* is not supported: give"),
+        ({"trained_betas": [0.1, "0.1"], "num_train_timesteps": 2}, "trained_betas=.* not supp"),
         ({"rescale_betas_zero_snr": True}, "target eps says nothing of the image at t = 1"),
         ({"clip_sample_range": 0.0}, "clip_sample_range=0.0: choose a number above 0"),
         ({"thresholding": True, "sample_max_value": 1.5}, "sample_max_value=1.5 is not supported"),
         ({"new_option": 3, "_diffusers_version": "9.1"},
          "DDIMScheduler has no option 'new_option', and the file is of diffusers 9.1: remove"),
+        ({"new_option": 0}, "has no option 'new_option'"),
+        ({"predict_epsilon": False}, "has no option 'predict_epsilon'"),
         ({"_class_name": "PNDMScheduler"}, "skip_prk_steps=false is not supported: only true is"),
         ({"_class_name": "PNDMScheduler", "timestep_spacing": "trailing"}, 'only "leading" is'),
         ({"_class_name": "DDPMScheduler", "variance_type": "learned"}, "choose .*learned_range"),
@@ -254,7 +258,12 @@ def test_processes_that_diffusers_lacks(process, limit, message):
         ({"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True,
           "beta_schedule": "squaredcos_cap_v2"}, "with beta_schedule.* is not supported"),
         ({"_class_name": "UniPCMultistepScheduler", "solver_type": "bh1"}, "bh1.* not supported"),
-        ({"_class_name": "UniPCMultistepScheduler", "disable_corrector": [0]}, r"only \[\] is"),
+        ({"_class_name": "UniPCMultistepScheduler", "disable_corrector": [0]},
+         r"disable_corrector=\[0\] is not supported"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": 50.0},
+         "lambda_min_clipped=50.0 is not supported"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "beta_schedule": "squaredcos_cap_v2",
+          "lambda_min_clipped": -5.1, "timestep_spacing": "trailing"}, "-5.1 with timestep_spac"),
         ({"_class_name": "UniPCMultistepScheduler", "use_karras_sigmas": True,
           "final_sigmas_type": "sigma_min"}, "use_karras_sigmas=true with final_sigmas_type"),
         ({"_class_name": "HeunDiscreteScheduler", "clip_sample": True, "clip_sample_range": -1.0},

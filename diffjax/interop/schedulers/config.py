@@ -33,6 +33,8 @@ from diffjax.interop.schedulers.solvers import (
 from diffjax.interop.schedulers.training_steps import DDIMScheduler, DDPMScheduler, PNDMScheduler
 
 SCHEDULER_CONFIG = "scheduler_config.json"
+# Options of the first releases, at values that change nothing.
+OLD: dict[str, tuple[object, ...]] = {"predict_epsilon": (True,), "tensor_format": ("np", "pt")}
 CLASSES: dict[str, type[Options]] = {
     kind.__name__: kind
     for kind in (
@@ -103,7 +105,8 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     try:
         if isinstance(value, bool) and hint in (int, float):
             raise typeguard.TypeCheckError("Python takes True for 1, people do not")
-        typeguard.check_type(value, hint)
+        every = typeguard.CollectionCheckStrategy.ALL_ITEMS
+        typeguard.check_type(value, hint, collection_check_strategy=every)
     except typeguard.TypeCheckError as error:
         raise UserError(f"{name}={_shown(value)} is not supported: {_legal(hint)}") from error
     return value
@@ -126,10 +129,16 @@ def _check_foreign(source: str, kind: type[Options], config: Mapping[str, Any], 
     # Pipelines keep the options of the schedulers that they had before. diffusers passes over them.
     if any(name in {f.name for f in dataclasses.fields(other)} for other in CLASSES.values()):
         return
-    if config[name] is not None and config[name] is not False:
+    if not any(_same(config[name], value) for value in OLD.get(name, (None, False))):
         version = config.get("_diffusers_version", "an unknown version")
         raise UserError(
             f"{kind.__name__} has no option {name!r}, and the file is of diffusers {version}: "
             "remove the option"
         )
-    warnings.warn(f"{source}: passing over option {name!r}, which is off", stacklevel=6)
+    if name not in OLD:
+        warnings.warn(f"{source}: passing over option {name!r}, which is off", stacklevel=6)
+
+
+def _same(given: Any, value: object) -> bool:
+    """Whether it is that value, and not 0 for False."""
+    return type(given) is type(value) and given == value

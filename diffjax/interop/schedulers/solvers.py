@@ -82,7 +82,7 @@ class DPM(Ordered):
             return DPMpp2MSDE(eta, self.solver_type, self.lower_order_final)
         if eta:
             raise UserError(
-                "solver_order=3 with algorithm_type='sde-dpmsolver++' is not supported, for the "
+                'solver_order=3 with algorithm_type="sde-dpmsolver++" is not supported, for the '
                 "last term of diffusers' formula has the wrong sign: choose solver_order=2"
             )
         return DPMpp3MSDE(eta, self.solver_type, self.lower_order_final)
@@ -95,20 +95,29 @@ class DPMSolverMultistepScheduler(Ended, DPM):
     variance_type: Literal["learned", "learned_range"] | None = None
 
     def scheduler(self) -> Scheduler:
-        if self.euler_at_final and self.last:
-            raise UserError(
-                "euler_at_final=true with final_sigmas_type='sigma_min' is not supported"
-            )
-        if self.use_karras_sigmas and self.beta_schedule == "squaredcos_cap_v2":
-            raise UserError(
-                "use_karras_sigmas=true with beta_schedule='squaredcos_cap_v2' is not supported"
-            )
         highest = int((self.schedule.log_snr_table / 2 >= self.lambda_min_clipped).sum())
+        self._check(highest)
         scheduler = self.solving(self.sampler, self.last, highest)
         if self.variance_type is None:
             return scheduler
         process = dataclasses.replace(scheduler.process, learned_variance=True)
         return dataclasses.replace(scheduler, process=process)
+
+    def _check(self, highest: int) -> None:
+        """Refuses what diffusers does with times and orders that are not as they are here."""
+        final = f'final_sigmas_type="{self.final_sigmas_type}"'
+        clipped = f"lambda_min_clipped={self.lambda_min_clipped}"
+        fewer = highest < self.num_train_timesteps
+        for lacks, what in (
+            (self.euler_at_final and self.last, f"euler_at_final=true with {final}"),
+            (self.use_karras_sigmas and self.beta_schedule == "squaredcos_cap_v2",
+             'use_karras_sigmas=true with beta_schedule="squaredcos_cap_v2"'),
+            (fewer and self.timestep_spacing == "trailing",
+             f'{clipped} with timestep_spacing="trailing"'),
+            (highest < 1, clipped),
+        ):  # fmt: skip
+            if lacks:
+                raise UserError(f"{what} is not supported")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,16 +137,14 @@ class UniPCMultistepScheduler(Ended):
     shift_terminal: None = None
 
     def scheduler(self) -> Scheduler:
-        if self.law and self.last:
-            raise UserError(
-                "use_karras_sigmas=true with final_sigmas_type='sigma_min' is not supported"
-            )
-        if self.solver_type == "bh1" and not self.last:
-            raise UserError("solver_type='bh1' with final_sigmas_type='zero' is not supported")
-        if self.disable_corrector:
-            raise UserError(
-                f"disable_corrector={self.disable_corrector} is not supported: only [] is"
-            )
+        final = f'final_sigmas_type="{self.final_sigmas_type}"'
+        for lacks, what in (
+            (self.law and self.last, f"use_karras_sigmas=true with {final}"),
+            (self.solver_type == "bh1" and not self.last, f'solver_type="bh1" with {final}'),
+            (self.disable_corrector, f"disable_corrector={self.disable_corrector}"),
+        ):
+            if lacks:
+                raise UserError(f"{what} is not supported")
         b: Literal[1, 2] = 1 if self.solver_type == "bh1" else 2
         return self.solving(UniPC(self.solver_order, b, self.lower_order_final), self.last)
 

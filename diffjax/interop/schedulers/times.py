@@ -106,11 +106,11 @@ class NoiseLevels(Spacing):
         if self.within is not None:
             index = self.within.starts(schedule, steps)[[0, -1]] * schedule.steps - 1
             ends = np.interp(index, np.arange(len(levels)), levels)
+        low, high = np.exp(levels[[0, -1]])
         for place, level, name in ((0, self.high, "sigma_max"), (1, self.low, "sigma_min")):
             if level is None:
                 continue
-            if not levels[0] - 1e-6 <= np.log(level) <= levels[-1] + 1e-6:
-                low, high = np.exp(levels[[0, -1]])
+            if not low * (1 - 1e-6) <= level <= high * (1 + 1e-6):
                 raise UserError(
                     f"{name}={level} lies beyond the schedule's noise, {low:.4g} to {high:.4g}"
                 )

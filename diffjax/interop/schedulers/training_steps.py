@@ -37,8 +37,8 @@ class DDPMScheduler(Clipped):
         small, learned = "small" in self.variance_type, self.variance_type == "learned_range"
         if not small and (self.timestep_spacing == "trailing" or self.steps_offset):
             raise UserError(
-                f"variance_type={self.variance_type!r} with timestep_spacing="
-                f"{self.timestep_spacing!r} and steps_offset={self.steps_offset} is not supported: "
+                f'variance_type="{self.variance_type}" with timestep_spacing='
+                f'"{self.timestep_spacing}" and steps_offset={self.steps_offset} is not supported: '
                 "diffusers adds noise to the finished image"
             )
         process = self.process(self.schedule, learned_variance=learned)

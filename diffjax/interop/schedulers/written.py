@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.errors import UserError
-from diffjax.interop.schedulers.betas import LEAST_ALPHA_BAR
 from diffjax.interop.schedulers.options import TARGETS
 from diffjax.process import Process
 from diffjax.schedules.base import Discrete, Schedule
@@ -14,6 +13,7 @@ from diffjax.schedules.cosine import Cosine
 from diffjax.schedules.linear import Linear
 from diffjax.schedules.scaled_linear import ScaledLinear
 
+LEAST_RATIO = 2.0**-24  # of alpha_bars, which as 1 minus a float32 beta is not 0
 PREDICTIONS = {target: name for name, target in TARGETS.items()}
 
 
@@ -64,11 +64,8 @@ def _betas(schedule: Schedule) -> dict[str, Any]:
         name = "linear" if isinstance(schedule, Linear) else "scaled_linear"
         ends = {"beta_start": schedule.beta_start, "beta_end": schedule.beta_end}
         return {"beta_schedule": name, **ends}
-    plain = Cosine(schedule.steps)
-    if isinstance(schedule, Cosine) and (schedule.offset, schedule.max_beta) == (
-        plain.offset,
-        plain.max_beta,
-    ):
+    zero = schedule.zero_terminal
+    if schedule == Cosine(schedule.steps, zero_terminal_snr=zero):
         return {"beta_schedule": "squaredcos_cap_v2"}
     if isinstance(schedule, Discrete):
         return {"trained_betas": schedule.betas().tolist()}
@@ -76,9 +73,9 @@ def _betas(schedule: Schedule) -> dict[str, Any]:
 
 
 def _betas_of(schedule: Schedule) -> list[float]:
-    """Those with which a chain has the schedule's alpha_bar after each training step."""
+    """Those of the chain that has the schedule's alpha_bar after each training step."""
     t = jnp.arange(1, schedule.steps + 1) / schedule.steps
     log_snr = np.asarray(schedule.log_snr(t), np.float64)
-    log_alpha_bar = np.maximum(-np.log1p(np.exp(-log_snr)), np.log(LEAST_ALPHA_BAR))
-    betas: list[float] = (-np.expm1(np.diff(log_alpha_bar, prepend=0.0))).tolist()
+    ratios = np.diff(-np.log1p(np.exp(-log_snr)), prepend=0.0)
+    betas: list[float] = (-np.expm1(np.maximum(ratios, np.log(LEAST_RATIO)))).tolist()
     return betas
