@@ -22,7 +22,13 @@ FILMS = {
     "contrastive": "similarity of images (rows) and texts (columns), 16 pairs learnt, 8 held out",
     "autoencoder": "plane of two latents",
 }  # what else a film shows than the reverse process
-GRIDS_OF = {"autoencoder": "held-out images, decoded from their latents, from N(0, I)"}
+GRIDS_OF = {
+    "autoencoder": "held-out images, decoded from their latents, from N(0, I)",
+    "contrastive": "similarity of images (rows) and texts (columns)",
+    "restoration": "noisy images, held-out images, restored images",
+    "segmentation": "held-out images, true classes, predicted classes",
+    "upscaling": "smaller images, bicubic enlargements, drawn, held out",
+}  # what the pictures of other runs are than samples
 NAMES = {
     "grad_norm": "gradient norm",
     "steps_per_s": "steps per second",
@@ -59,7 +65,7 @@ def read_page(run: RunFolder) -> Page:
         grids = [
             Picture(f"step {step:,}", pictures[step].read_bytes()) for step in spread(pictures)
         ]
-        film = _frames(run)
+        film = _film(run)
     except OSError as error:
         raise UserError(f"a picture of {run.path} cannot be read: {error}") from error
     return Page(
@@ -69,7 +75,7 @@ def read_page(run: RunFolder) -> Page:
         | _classes(config),
         grids=grids,
         grids_title=GRIDS_OF.get(task, Page.grids_title),
-        film=[Picture(f"frame {i} of {len(film)}", png) for i, png in enumerate(film, 1)],
+        film=film,
         film_title=FILMS.get(task, Page.film_title),
         curves=[*curves(metrics), *curves(held_out), *curves(speed)],
         flags=flags,
@@ -114,11 +120,12 @@ def spread(steps: Iterable[int], most: int = GRIDS) -> list[int]:
     return [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]
 
 
-def _frames(run: RunFolder) -> list[bytes]:
-    """The PNGs of the film, or the picture of a plane of latents."""
+def _film(run: RunFolder) -> list[Picture]:
+    """The film's frames, or the one picture of a plane of latents."""
     if run.plane.is_file():
-        return [run.plane.read_bytes()]
-    return read_film(run.film) if run.film.is_file() else []
+        return [Picture("", run.plane.read_bytes())]
+    frames = read_film(run.film) if run.film.is_file() else []
+    return [Picture(f"frame {i} of {len(frames)}", png) for i, png in enumerate(frames, 1)]
 
 
 def _facts(metrics: Lines, speed: Lines, step: int, flags: str) -> dict[str, str]:

@@ -6,9 +6,11 @@ import math
 import numpy as np
 import pytest
 
+import diffjax.tasks
+from diffjax import spec
 from diffjax.display.images import save_film, save_grid
 from diffjax.errors import UserError
-from diffjax.run_report import curves, read_lines, read_page, spread, write_report
+from diffjax.run_report import FILMS, GRIDS_OF, curves, read_lines, read_page, spread, write_report
 from diffjax.training.run import RunFolder
 
 
@@ -107,6 +109,11 @@ def test_an_autoencoder_shows_its_plane_and_calls_no_decoded_image_a_sample(run)
     assert [picture.png for picture in page.film] == [run.plane.read_bytes()]
     assert page.film_title == "plane of two latents"
     assert "decoded" in page.grids_title
+
+
+def test_titles_are_of_kinds_of_run():
+    """A name that is no task's would never be looked up."""
+    assert {*GRIDS_OF, *FILMS} <= {*spec.names(diffjax.tasks)}
 
 
 def test_run_that_has_nothing_yet(run):
