@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key
 
 from diffjax.batches import padded
+from diffjax.compiling import LARGE, cpu_options
 from diffjax.conditions.base import rows_of
 from diffjax.devices import ordered
 from diffjax.errors import UserError
@@ -25,7 +26,6 @@ from diffjax.typing import Cond, Images, Keys, Params
 FILM_IMAGES, FILM_FRAMES = 25, 40  # a film of more is too large to send anyone
 Draw = Callable[..., tuple[Images, Float[Array, "F N H W C"]]]
 UNGUIDED = Guidance()
-FRUGAL = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 SAMPLE, WHOLE = PartitionSpec("sample"), PartitionSpec()
 
 
@@ -66,10 +66,10 @@ def shared_out(walk: Draw, *, frugal: bool = False) -> Draw:
 
     The keys and the leaves of `rows`, one a sample, are cut evenly among the most devices that
     divide their number; params, times and what the guidance has for all samples go to each.
-    frugal: on a CPU steps are ordered for the least memory, and not so that most run side by side.
+    frugal: compiled for a network that fills both the cores and the memory of a CPU.
     """
 
-    @functools.partial(jax.jit, compiler_options=_options(frugal))
+    @functools.partial(jax.jit, compiler_options=cpu_options(LARGE if frugal else {}))
     def compiled(
         params: Params, keys: Keys, rows: Any, times: Float[Array, "T"], guidance: Guidance
     ) -> tuple[Images, Float[Array, "..."]]:
@@ -100,11 +100,7 @@ def cut_among(walk: Draw) -> Draw:
 
     The compiler moves what a layer needs; no device holds all parameters. Always frugal.
     """
-    return jax.jit(walk, compiler_options=_options(frugal=True))
-
-
-def _options(frugal: bool) -> dict[str, str] | None:
-    return FRUGAL if frugal and jax.default_backend() == "cpu" else None
+    return jax.jit(walk, compiler_options=cpu_options(LARGE))
 
 
 def _mesh(samples: int) -> Mesh:

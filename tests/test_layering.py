@@ -13,6 +13,7 @@ ALLOWED = {
     "errors": "",
     "typing": "",
     "files": "",
+    "compiling": "",
     "devices": "",
     "arrays": "errors",
     "batches": "",
@@ -40,17 +41,17 @@ ALLOWED = {
     " typing variational_terms weightings",
     "losses": "objectives",
     "likelihood": "batches conditions process randomness schedules typing variational_terms",
-    "generate": "batches conditions devices errors guidance process randomness samplers spacings"
-    " typing",
+    "generate": "batches compiling conditions devices errors guidance process randomness samplers"
+    " spacings typing",
     "editing": "arrays data errors generate guidance process randomness samplers schedules spacings"
     " typing",
     "tiling": "batches errors models typing",
-    "training": "devices errors files models randomness typing",
+    "training": "compiling devices errors files models randomness typing",
     "interop": "arrays data errors files models process samplers schedules spacings spec text"
     " third_party typing",
-    "tasks": "batches conditions data display editing errors files generate guidance interop"
-    " metrics models objectives process randomness samplers schedules spaces spacings spec"
-    " text time_laws training typing weightings",
+    "tasks": "batches compiling conditions data display editing errors files generate guidance"
+    " interop metrics models objectives process randomness samplers schedules spaces spacings"
+    " spec text time_laws training typing weightings",
     "run_pipeline": "conditions errors files interop models process runs spaces spec tasks typing",
     "pipelines": "batches devices editing errors generate guidance interop models process"
     " randomness samplers spaces spacings spec tasks text typing",

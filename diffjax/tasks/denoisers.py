@@ -19,6 +19,7 @@ import diffjax.schedules
 import diffjax.spaces
 from diffjax import spec
 from diffjax.batches import in_batches
+from diffjax.compiling import LARGE, cpu_options
 from diffjax.conditions.base import Condition, in_turn
 from diffjax.conditions.none import Unconditional
 from diffjax.data.images import to_uint8
@@ -284,13 +285,17 @@ class Decoding:
 @functools.lru_cache(maxsize=16)
 def decoding(space: Space, model: nn.Module) -> Callable[[Params, Latent], Images]:
     """A compiled `Decoding`; a second call compiles nothing."""
-    return jax.jit(Decoding(space, model))
+    return jax.jit(Decoding(space, model), compiler_options=cpu_options(LARGE))
 
 
 @functools.lru_cache(maxsize=16)
 def centring(space: Space, model: nn.Module) -> Callable[[Params, Images], Latent]:
     """A compiled (the autoencoder's params, images) -> x0; a second call compiles nothing."""
-    return jax.jit(lambda params, images: space.centre(images, stage_of(model, params)))
+
+    def centre(params: Params, images: Images) -> Latent:
+        return space.centre(images, stage_of(model, params))
+
+    return jax.jit(centre, compiler_options=cpu_options(LARGE))
 
 
 def stage_of(model: Any, params: Params) -> Autoencoder:

@@ -13,14 +13,13 @@ from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from diffjax.compiling import RUNS_ONCE, cpu_options
 from diffjax.devices import ordered
 from diffjax.training.step import Batch, Metrics, TrainState, TrainStep
 from diffjax.typing import Params
 
 AXIS = "batch"
 T = TypeVar("T")
-# What runs once: optimising it further takes up to three times as long as all else in compiling it.
-RUNS_ONCE = {"xla_backend_optimization_level": 1}
 
 
 @runtime_checkable
@@ -106,7 +105,7 @@ PARALLELISM: dict[str, Parallelism] = {"pmap": Pmap(), "jit": Jit()}
 
 def replicate(make: Callable[..., T], *args: Any) -> T:
     """What `make`, a pure function of trees of host arrays, returns, on every device."""
-    options = RUNS_ONCE if jax.default_backend() == "cpu" else None
+    options = cpu_options(RUNS_ONCE)
     return jax.jit(make, out_shardings=_everywhere(), compiler_options=options)(*args)
 
 

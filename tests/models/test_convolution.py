@@ -166,6 +166,25 @@ def test_winograd_is_exact_whole_and_in_pieces(m, monkeypatch):
     assert products[0] < products[1] < products[2], "the batch was not cut"
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("m", [2, 4])
+def test_winograd_is_exact_in_bands_of_rows(m, rows, monkeypatch):
+    x, w, dy = arrays = drawn(SAME, 2, (13, 10), 6, 3)
+    truth = reference(*arrays, SAME)
+    row = math.ceil(10 / m) * (m + 2) ** 2 * (6 + 3) * 8  # bytes of a row of tiles
+    monkeypatch.setattr(winograd, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(winograd, "BAND_BYTES", rows * row)
+    path = PATHS[f"winograd{m}"]
+    with jax.enable_x64(True):
+        x, w, dy = (jnp.asarray(a, jnp.float64) for a in arrays)
+        forward = jax.jit(lambda x, w: path.forward(x, w, SAME))
+        found = forward(x, w), jax.jit(lambda: path.input_gradient(dy, w, SAME, (13, 10)))()
+        bands = 2 * math.ceil(math.ceil(13 / m) / rows)
+        assert f"length={bands}" in str(jax.make_jaxpr(forward)(x, w)), "not cut as was asked for"
+    for a, b in zip(found, truth[:2], strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-13 * np.abs(b).max())
+
+
 def test_which_way_is_nearest_to_the_truth():
     """Two of Winograd's outputs a side err as the direct way does, four 3 to 10 times as much."""
     squares, worst = {}, {}
@@ -354,9 +373,11 @@ def test_the_nearest_measured_shape_decides(monkeypatch):
         ("input_gradient", HALVING),
     ):
         assert path(operation, 4, 16, 16, 64, 128, window) is PATHS["direct"]
-    # A large image's tiles or patches would take up gigabytes.
+    # A large image's patches, or all of its tiles at once, would take up gigabytes.
     assert path("forward", 4, 256, 256, 64, 64) is PATHS["im2col"]
-    assert path("forward", 4, 256, 256, 64, 65) is PATHS["direct"]
+    assert path("forward", 4, 256, 256, 64, 65) is PATHS["winograd4"]
+    assert path("input_gradient", 4, 256, 256, 64, 65) is PATHS["winograd4"]
+    assert path("weight_gradient", 4, 256, 256, 64, 65) is PATHS["direct"]
     valid = Window((3, 3), (1, 1), ((0, 0), (0, 0)))
     assert path("forward", 32, 16, 16, 64, 128, valid) is PATHS["im2col"]
 

@@ -19,9 +19,14 @@ from diffjax.models.convolution.im2col import Im2col
 from diffjax.models.convolution.window import Path, Window
 from diffjax.models.convolution.winograd import Winograd
 
-# Numbers of an image, before and after: beyond them, ten times those that were measured, the ways
-# other than XLA's own keep gigabytes of tiles or patches.
+# Numbers of an image, before and after: beyond them, ten times the numbers of small measured
+# images, a way must take a part of an image at a time, or it keeps gigabytes of tiles or patches.
 LARGEST = 2**23
+IN_PARTS = {
+    "forward": {"direct", "winograd2", "winograd4"},
+    "input_gradient": {"direct", "winograd2", "winograd4"},
+    "weight_gradient": {"direct"},
+}
 OPERATIONS = ("forward", "input_gradient", "weight_gradient")
 PATHS: dict[str, Path] = {
     "direct": Direct(),
@@ -50,11 +55,12 @@ class Measured(NamedTuple):
 
 def choose(operation: str, x: Sequence[int], w: Sequence[int], window: Window) -> Path:
     """The path for images of shape `x`, BHWC, and a kernel of shape `w`, HWIO."""
-    able = {name for name, path in PATHS.items() if path.takes(window)}
+    large = x[1] * x[2] * (w[2] + w[3]) > LARGEST
+    able = IN_PARTS[operation] if large else PATHS.keys()
+    able = {name for name in able if PATHS[name].takes(window)}
     rows = _comparable(table()).get((operation, window.kernel, window.strides), ())
     near = [row for row in rows if row.path in able]
-    large = x[1] * x[2] * (w[2] + w[3]) > LARGEST
-    if not near or large or 0 in x:  # no images, no choice
+    if not near or 0 in x:  # no images, no choice
         return PATHS["direct"]
     shape = (x[0], math.sqrt(x[1] * x[2]), w[2], w[3])
     # How many doublings lie between, all in all. No function of its own: under test each call of

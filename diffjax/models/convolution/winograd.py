@@ -6,22 +6,25 @@ matrix product over the channels: (m+2)² multiplications for 9 m².
 
 The transforms are matrix products as well: on a CPU they run at the speed of memory, and a
 convolution is a dozen operations to compile. A piece of the batch is taken at a time, so that its
-tiles stay in the cache that the cores share.
+tiles stay in the cache that the cores share, and of large images a band of rows.
 """
 
 import dataclasses
 import functools
 import operator
+from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from diffjax.models.convolution.window import Kernel, Pair, Tensor, Window
 
 SAME = Window((3, 3), (1, 1), ((1, 1), (1, 1)))
 TILE_BYTES = 5 << 20
+# Images whose tiles take more than WHOLE_BYTES are computed a band of about BAND_BYTES at a time.
+WHOLE_BYTES, BAND_BYTES = 64 << 20, 16 << 20
 
 Table = dict[int, list[list[float | int]]]
 # To the points and back, B^T and A^T of Lavin & Gray (eq. 11 and sec. 4.3): F(m x m, 3 x 3).
@@ -88,33 +91,68 @@ class Winograd:
 
     def _convolve(self, x: Tensor, kernel: Points, contracted: int) -> Tensor:
         """`contracted` is the axis of the kernel that the channels of x are."""
-        pieces = []
-        for piece in self._pieces(x):
-            points = self._to_points(x[piece], matrix(INPUT, self.m), border=1)
+        _, height, width, _ = x.shape
+
+        def whole_tiles(padded: Tensor) -> Tensor:
+            points = self._points(padded, matrix(INPUT, self.m))
             products = lax.dot_general(points, kernel, (((2,), (contracted,)), ((0,), (0,))))
-            pieces.append(self._from_points(products, x.shape[1], x.shape[2]))
-        return jnp.concatenate(pieces)
+            return self._from_points(products, padded.shape[1] - 2, width)
+
+        wide = x.shape[3] + kernel.shape[3 - contracted]  # channels of both sides
+        if self._bytes(height, width, wide, x) > WHOLE_BYTES:
+            rows = max(1, BAND_BYTES // self._bytes(self.m, width, wide, x))
+            return self._in_bands(x, rows, whole_tiles)
+        padded = self._padded(x, self.m + 2, border=1)
+        made = [whole_tiles(padded[piece]) for piece in self._pieces(x)]
+        return jnp.concatenate(made)[:, :height]
+
+    def _in_bands(self, x: Tensor, rows: int, convolved: Callable[[Tensor], Tensor]) -> Tensor:
+        """`rows` rows of tiles at a time, of one image after the other."""
+        batch, height, _, _ = x.shape
+        bands = -(-self._tiles(height) // rows)
+        rows = -(-self._tiles(height) // bands) * self.m  # of pixels, in bands of one height
+        padded = self._padded(x, self.m + 2, border=1, height=bands * rows)
+
+        def band(index: Int[Array, ""]) -> Tensor:
+            start = (index // bands, index % bands * rows, 0, 0)
+            return convolved(lax.dynamic_slice(padded, start, (1, rows + 2, *padded.shape[2:])))
+
+        made = lax.map(band, jnp.arange(batch * bands))
+        return made.reshape(batch, bands * rows, *made.shape[3:])[:, :height]
+
+    def _padded(self, x: Tensor, length: int, *, border: int, height: int | None = None) -> Tensor:
+        """x with zeros: `border` before the first tile, and so many that all tiles are whole.
+
+        A tile sees `length` pixels. height: of all tiles' outputs, by default as few as there can
+        be.
+        """
+        after = length - self.m - border
+        down = height or self._tiles(x.shape[1]) * self.m
+        below = down - x.shape[1] + after
+        right = self._tiles(x.shape[2]) * self.m - x.shape[2] + after
+        return jnp.pad(x, ((0, 0), (border, below), (border, right), (0, 0)))
 
     def _to_points(self, x: Tensor, to_points: Matrix, *, border: int) -> Points:
-        """The tiles of x, transformed in width and height; `border` zeros before the first."""
+        """The tiles of x, transformed; `border` zeros before the first."""
+        return self._points(self._padded(x, to_points.shape[1], border=border), to_points)
+
+    def _points(self, x: Tensor, to_points: Matrix) -> Points:
+        """The tiles of images of whole tiles, transformed in width and height."""
         batch, height, width, channels = x.shape
         points, length = to_points.shape
-        down, across = self._tiles(height), self._tiles(width)
-        after = length - self.m - border
-        below, right = down * self.m - height + after, across * self.m - width + after
-        x = jnp.pad(x, ((0, 0), (border, below), (border, right), (0, 0)))
+        down, across = ((side - length) // self.m + 1 for side in (height, width))
         x = _through(to_points, self._cut(x, 2, across, length))
         x = x.reshape(points * batch, -1, across, channels)
         x = _through(to_points, self._cut(x, 1, down, length))
         return x.reshape(points**2, batch * down * across, channels)
 
     def _from_points(self, products: Points, height: int, width: int) -> Tensor:
-        """Tiles of outputs, put side by side and cut to the images."""
+        """Tiles of outputs, put side by side and cut to the images' width."""
         n, m, channels = self.m + 2, self.m, products.shape[-1]
         down, across = self._tiles(height), self._tiles(width)
         y = _transformed(products.reshape(n, n, -1, channels), matrix(OUTPUT, m))
         y = y.reshape(m, m, -1, down, across, channels).transpose(2, 3, 0, 4, 1, 5)
-        return y.reshape(-1, down * m, across * m, channels)[:, :height, :width]
+        return y.reshape(-1, down * m, across * m, channels)[:, :, :width]
 
     def _cut(self, x: Tensor, axis: int, tiles: int, length: int) -> Float[Array, "l B h w C"]:
         """Position by position within a tile, those of all tiles along `axis`."""
@@ -127,9 +165,13 @@ class Winograd:
     def _pieces(self, x: Tensor) -> list[slice]:
         """Cuts the batch so that the tiles of a piece take about TILE_BYTES."""
         batch, height, width, channels = x.shape
-        tiles = self._tiles(height) * self._tiles(width)
-        step = max(1, TILE_BYTES // ((self.m + 2) ** 2 * tiles * channels * x.dtype.itemsize))
+        step = max(1, TILE_BYTES // self._bytes(height, width, channels, x))
         return [slice(start, start + step) for start in range(0, batch, step)]
+
+    def _bytes(self, height: int, width: int, channels: int, x: Tensor) -> int:
+        """What the points of one such image take, of numbers such as those of x."""
+        tiles = self._tiles(height) * self._tiles(width)
+        return (self.m + 2) ** 2 * tiles * channels * x.dtype.itemsize
 
 
 def matrix(table: Table, m: int) -> Matrix:
