@@ -26,6 +26,7 @@ from diffjax.tasks.base import Source
 from diffjax.tasks.embedding_cache import EmbeddingCache, Embeddings
 from diffjax.tasks.text_to_image import (
     MODALITIES,
+    TOKENS,
     Figures,
     TextToImage,
     Told,
@@ -47,7 +48,8 @@ CLIP = kinds.define_path(
 TOLD = flags.DEFINE_enum(
     "told", "image", list(typing.get_args(Told)),
     "what training tells the network: the embedding of the image or of its text, or the states of "
-    "the text's tokens; drawing is always from texts",
+    "the text's tokens, with those of the padding as in Stable Diffusion or without; drawing is "
+    "always from texts",
 )  # fmt: skip
 NORMALISE = flags.DEFINE_boolean("normalise", True, "scale embeddings to one length")
 SHIFT = flags.DEFINE_boolean(
@@ -117,13 +119,13 @@ def set_defaults() -> None:
     Raises UserError for options of embeddings where tokens are told.
     """
     for option in (NORMALISE, SHIFT):
-        if option.present and TOLD.value == "tokens":
-            raise UserError(f"--{option.name} does nothing with --told=tokens: leave it out")
+        if option.present and TOLD.value in TOKENS:
+            raise UserError(f"--{option.name} does nothing with --told={TOLD.value}: leave it out")
     flags.FLAGS.set_default(learning.DATASET.name, "captions")
     flags.FLAGS.set_default(ddpm.COND_DROP.name, 0.1)
     if first_stage.FIRST_STAGE.value is not None:
         ddpm.set_unit_variance()
-    if TOLD.value == "tokens":
+    if TOLD.value in TOKENS:
         flags.FLAGS.set_default(ddpm.MODEL.name, TOKEN_MODEL)
     if ddpm.COURSE_COMPAT.value:
         for flag, course in ((TOLD, "image"), (NORMALISE, False), (SHIFT, False), (NOISE, 0.0)):
@@ -132,7 +134,7 @@ def set_defaults() -> None:
 
 def network_options(towers: Towers) -> dict[str, Any]:
     """The options of --model that the CLIP settles where they are left out."""
-    if TOLD.value == "tokens":
+    if TOLD.value in TOKENS:
         return {"cross_attention_dim": towers.width}
     return {"cond_dim": towers.dim}
 
@@ -140,7 +142,7 @@ def network_options(towers: Towers) -> dict[str, Any]:
 def condition_of(model: Backbone, towers: Towers) -> Condition:
     """What the network is told. Raises UserError where the CLIP says something else."""
     wanted, choice = (
-        (Tokens, "unet_condition") if TOLD.value == "tokens" else (Vector, "unet or course_unet")
+        (Tokens, "unet_condition") if TOLD.value in TOKENS else (Vector, "unet or course_unet")
     )
     if not isinstance(model.takes(), wanted):
         raise UserError(
@@ -149,7 +151,9 @@ def condition_of(model: Backbone, towers: Towers) -> Condition:
         )
     condition = model.takes(ddpm.COND_DROP.value, typing.cast(Mask, ddpm.COND_MASK.value))
     if isinstance(condition, Tokens):
-        condition = dataclasses.replace(condition, length=towers.tokenizer.length)
+        condition = dataclasses.replace(
+            condition, length=towers.tokenizer.length, padded=TOLD.value == "padded_tokens"
+        )
     for kind, option, found, given in (
         (Vector, "cond_dim", getattr(condition, "dim", None), towers.dim),
         (Tokens, "cross_attention_dim", getattr(condition, "width", None), towers.width),

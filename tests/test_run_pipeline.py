@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from random_runs import random_run, random_weights
+from text_runs import text_run
 
 import diffjax as dj
 from diffjax import runs
@@ -18,7 +19,8 @@ from diffjax.models.course_unet import CourseUNet
 from diffjax.models.dit import DiT
 from diffjax.models.unet import UNet
 from diffjax.models.vae import VAE
-from diffjax.tasks.base import Component
+from diffjax.models.vq import VQModel
+from diffjax.tasks.base import Component, Source
 from diffjax.tasks.diffusion import Diffusion
 from diffjax.training.run import RunFolder
 
@@ -169,7 +171,10 @@ def test_what_diffusers_cannot_hold(changed, message, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "first_stage", "message"),
     [
-        ({"space": dj.spaces.Latents(1, 2, shift_factor=0.5)}, STAGE, "diffusers shifts latents"),
+        (
+            {"space": dj.spaces.Latents(3, 2, shift_factor=0.5)}, VQModel(),
+            "shifts the latents of codes: 0.5",
+        ),
         ({"model": NET.clone(num_class_embeds=1002),
           "condition": dj.conditions.Label(1001, drop=0.1)}, STAGE,
          "takes label 1000 for none, and here it is a class"),
@@ -182,3 +187,44 @@ def test_latents_that_diffusers_cannot_hold(changed, first_stage, message, stage
     run = loaded(task, {}, autoencoder=Component(first_stage, {}, stage))
     with pytest.raises(dj.UserError, match=message):
         dj.save_pipeline(run, tmp_path / "out")
+
+
+@pytest.mark.parametrize("convolved", [True, False])
+def test_an_exported_first_stage_has_the_shift(convolved, tmp_path):
+    own = STAGE.clone(use_quant_conv=convolved, use_post_quant_conv=convolved)
+    images = jax.random.uniform(jax.random.key(0), (2, 8, 8, 1), minval=-1, maxval=1)
+    params = random_weights(jax.eval_shape(own.init, jax.random.key(0), images)["params"])
+    model = NET.clone(norm_num_groups=1)
+    space = dj.spaces.Latents(1, 2, scale_factor=0.7, shift_factor=0.4)
+    task = dataclasses.replace(TASK, space=space, model=model, autoencoder=Source("here", "", ""))
+    shapes = jax.eval_shape(lambda: task.init(jax.random.key(0), {}))["denoiser"]
+    run = loaded(task, random_weights(shapes), autoencoder=Component(own, params))
+    dj.save_pipeline(run, tmp_path / "out")
+    stage, shifted = dj.load_autoencoder_kl(tmp_path / "out" / "vqvae")
+    mean, log_variance = stage.apply({"params": shifted}, images, method="encode")
+    wanted, spread = own.apply({"params": params}, images, method="encode")
+    np.testing.assert_allclose(mean, wanted - 0.4, atol=1e-5)
+    np.testing.assert_allclose(log_variance, spread, atol=1e-5)
+    decoded = own.apply({"params": params}, wanted, method="decode")
+    again = stage.apply({"params": shifted}, mean, method="decode")
+    np.testing.assert_allclose(again, decoded, atol=1e-5)
+    assert stage.scaling_factor == 0.7
+    assert not stage.shift_factor
+
+
+def test_a_run_that_is_told_texts(tmp_path):
+    """Our own pipeline draws from its folder what the run draws, guided and not."""
+    run = text_run(tmp_path)
+    assert dj.save_pipeline(run, tmp_path / "out") == "StableDiffusionPipeline"
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "model_index.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae",
+    }  # fmt: skip
+    pipe, texts = dj.load_pipeline(tmp_path / "out"), ["a red apple", "two big dogs, asleep"]
+    for guidance in (1.0, 3.0):
+        mine = run.sample(
+            jax.random.key(0), num=2, steps=5, sampler="ddim", labels=texts, guidance=guidance
+        )
+        again = pipe.sample(texts, guidance=guidance, steps=5, key=jax.random.key(0))
+        assert np.std(mine) > 0.05
+        # Folders have betas, of which alpha_bar is a product of rounded numbers.
+        assert np.abs(again - mine).max() * 255 / 2 < 0.1

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -30,13 +30,16 @@ class Condition(abc.ABC):
 
     drop: float = dataclasses.field(default=0.0, kw_only=True)
 
-    batch_keys: ClassVar[tuple[str, ...]] = ()
-
     def __post_init__(self) -> None:
         if not 0 <= self.drop < 1:
             raise UserError(
                 f"cond_drop={self.drop}: choose 0 (none) up to, but not, 1", option="cond_drop"
             )
+
+    @property
+    def batch_keys(self) -> tuple[str, ...]:
+        """What it needs of a batch."""
+        return ()
 
     @property
     def classes(self) -> int | None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Int32
@@ -24,8 +24,6 @@ class Classes(Condition):
     num_classes: int
     names: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
 
-    batch_keys: ClassVar[tuple[str, ...]] = ("label",)
-
     def __post_init__(self) -> None:
         super().__post_init__()
         kind = type(self).__module__.rpartition(".")[2]
@@ -33,6 +31,10 @@ class Classes(Condition):
             raise UserError(f"{kind}(num_classes={self.num_classes}): there is at least one class")
         if len(self.names) not in (0, self.num_classes):
             raise UserError(f"{kind}: {len(self.names)} names for {self.num_classes} classes")
+
+    @property
+    def batch_keys(self) -> tuple[str, ...]:
+        return ("label",)
 
     @property
     def classes(self) -> int:

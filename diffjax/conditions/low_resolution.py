@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import einops
 import jax
@@ -43,14 +43,16 @@ class LowResolution(Condition):
     factor: int = 4
     noise: float = 0.0
 
-    batch_keys: ClassVar[tuple[str, ...]] = ("image",)
-
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.factor < 2:
             raise UserError(f"factor={self.factor}: choose 2 or more", option="factor")
         if not self.noise >= 0:
             raise UserError(f"noise={self.noise}: choose 0 (none) or above", option="noise")
+
+    @property
+    def batch_keys(self) -> tuple[str, ...]:
+        return ("image",)
 
     def example(self, batch_size: int) -> Small:
         return Small(jnp.zeros((batch_size, *self.shape)), jnp.zeros(batch_size))

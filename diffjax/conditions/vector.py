@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,12 +31,14 @@ class Vector(Condition):
     dim: int
     mask: Mask = "sample"
 
-    batch_keys: ClassVar[tuple[str, ...]] = ("vector",)
-
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.dim < 1:
             raise UserError(f"vector(dim={self.dim}): there is at least one number")
+
+    @property
+    def batch_keys(self) -> tuple[str, ...]:
+        return ("vector",)
 
     def example(self, batch_size: int) -> Vectors:
         return jnp.zeros((batch_size, self.dim))

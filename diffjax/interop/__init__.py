@@ -2,7 +2,7 @@
 
 from diffjax.interop.autoencoder_kl import load_autoencoder_kl, save_autoencoder_kl
 from diffjax.interop.clip import load_clip, save_clip
-from diffjax.interop.clip_tokenizer import load_tokenizer
+from diffjax.interop.clip_tokenizer import load_tokenizer, save_tokenizer
 from diffjax.interop.dit import load_dit, save_dit
 from diffjax.interop.image_processor import load_image_processor
 from diffjax.interop.schedulers import scheduler_from_config
@@ -22,6 +22,7 @@ __all__ = [
     "save_autoencoder_kl",
     "save_clip",
     "save_dit",
+    "save_tokenizer",
     "save_unet2d",
     "save_unet2d_condition",
     "save_vq_model",

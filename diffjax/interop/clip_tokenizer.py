@@ -3,10 +3,13 @@
 import functools
 import gzip
 import importlib.resources
+import json
 import os
 from pathlib import Path
 
 from diffjax.errors import UserError
+from diffjax.files import write_text
+from diffjax.interop import tokenizer_files
 from diffjax.interop.tokenizer_files import END, ROLES, START, Files, pair, read_folder
 from diffjax.text.bpe import BPE, BYTE_SYMBOLS, END_OF_WORD
 from diffjax.text.rules import Rule, Special, openai, transformers
@@ -40,6 +43,35 @@ def load_tokenizer(
         pad=files.vocabulary[pad],
         length=files.length,
     )
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: str | os.PathLike[str]) -> None:
+    """Writes `tokenizer` to `folder`, for transformers' CLIPTokenizer and for load_tokenizer.
+
+    Both split a text by transformers' rules, whatever rules the tokenizer has. Raises UserError for
+    a folder that cannot be written.
+    """
+    folder, bpe = Path(folder).expanduser(), tokenizer.bpe
+    tokens = {index: token for token, index in bpe.vocabulary.items()}
+    roles = {
+        "bos_token": tokens[tokenizer.start], "eos_token": tokens[tokenizer.end],
+        "unk_token": bpe.unknown, "pad_token": tokens[tokenizer.pad],
+    }  # fmt: skip
+    config = {
+        "tokenizer_class": "CLIPTokenizer", "model_max_length": tokenizer.length, **roles,
+    }  # fmt: skip
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in bpe.merges)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(
+            folder / tokenizer_files.VOCABULARY, json.dumps(bpe.vocabulary, ensure_ascii=False)
+        )
+        write_text(folder / tokenizer_files.MERGES, "\n".join(lines) + "\n")
+        write_text(
+            folder / tokenizer_files.CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+        )
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}") from error
 
 
 def _rule(rules: str, files: Files, start: str, end: str) -> Rule:

@@ -180,4 +180,4 @@ def _as_dict(cond: Mapping[str, Array] | Sequences | None) -> Mapping[str, Array
     """A run's tokens by the names that are used here."""
     if cond is None:
         raise UserError("this U-Net is conditioned on tokens: give cond")
-    return cond._asdict() if isinstance(cond, Sequences) else cond
+    return {"tokens": cond.tokens, "mask": cond.mask} if isinstance(cond, Sequences) else cond

@@ -25,16 +25,21 @@ class Embeddings:
     """What a tower computes of each record; rows of records that cannot be read are zeros.
 
     rows: embeddings; or the states of all tokens one after the other, of which each record has
-    `lengths` up to its end token, and up to `length` may be.
+    `lengths` up to its end token, and up to `length` may be. empty: the states of a text of no
+    words, where each record has as many states, those of padding included.
     """
 
     rows: Float[np.ndarray, "R D"]
     good: Bool[np.ndarray, "N"]
     lengths: Int[np.ndarray, "N"] | None = None
     length: int = 0
+    empty: Float[np.ndarray, "L D"] | None = None
 
     def told(self) -> Callable[[int], Record]:
-        """A function from a record's index to `vector`, or `tokens` and `token_mask`."""
+        """A function from a record's index to `vector`, or `tokens` and `token_mask`.
+
+        In the place of a mask there are `empty_tokens`, where there are states of padding.
+        """
         lengths = self.lengths
         if lengths is None:
             return lambda index: {"vector": self.rows[index]}
@@ -44,6 +49,8 @@ class Embeddings:
             count = lengths[index]
             tokens = np.zeros((self.length, self.rows.shape[1]), np.float32)
             tokens[:count] = self.rows[ends[index] - count : ends[index]]
+            if self.empty is not None:
+                return {"tokens": tokens, "empty_tokens": self.empty}
             return {"tokens": tokens, "token_mask": np.arange(self.length) < count}
 
         return states
@@ -93,7 +100,11 @@ class EmbeddingCache:
         expected = count if lengths is None else int(lengths.sum())
         if rows.shape[:1] != (expected,) or rows.dtype != np.float32 or good.shape != (count,):
             raise ValueError("its arrays have other shapes")
-        return Embeddings(rows, good, lengths, self.towers.tokenizer.length)
+        length = self.towers.tokenizer.length
+        empty = values.get("empty")
+        if empty is not None and empty.shape != (length, rows.shape[1]):
+            raise ValueError("the states of no words have another shape")
+        return Embeddings(rows, good, lengths, length, empty)
 
     def _seen(self, record: Record) -> bytes:
         text = record["text"]
@@ -112,17 +123,19 @@ class EmbeddingCache:
             if told == "image":
                 images = images_of(read, self.records.image_shape)
                 found.append(self.towers.images(images)[: len(kept)])
-        lengths = None
+        more: Arrays = {}
         if told == "image":
             made = np.concatenate(found)
         elif told == "text":
             made = self.towers.texts(texts)
         else:
-            states, mask = self.towers.states(texts)
-            made, lengths = states[mask], mask.sum(1)
+            whole = told == "padded_tokens"
+            states, mask = self.towers.states(texts, padded=whole)
+            made, more = states[mask], {"lengths": mask.sum(1)}
+            if whole:
+                more["empty"] = self.towers.states([""], padded=True)[0][0]
         if not np.isfinite(made).all():
             raise UserError("the CLIP computes numbers that are not finite: choose another")
-        kept_rows = np.asarray(good) if lengths is None else np.repeat(good, lengths)
+        kept_rows = np.repeat(good, more.get("lengths", 1))
         made = np.where(kept_rows[:, None], made, np.float32(0))
-        arrays = {"rows": made, "good": np.asarray(good)}
-        return arrays if lengths is None else {**arrays, "lengths": lengths}
+        return {"rows": made, "good": np.asarray(good), **more}

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypedDict, get_args
+from typing import Any, ClassVar, Literal, TypedDict, cast, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +25,8 @@ from diffjax.typing import Cond, Keys, Params
 __all__ = ["TextToImage"]
 
 Modality = Literal["image", "text"]
-Told = Literal["image", "text", "tokens"]
+Told = Literal["image", "text", "tokens", "padded_tokens"]
+TOKENS: tuple[Told, ...] = ("tokens", "padded_tokens")
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 CAPTIONS = "captions.txt"
 NOISE = 7  # folded into a sample's key: the draw of its embedding's noise
@@ -45,7 +46,8 @@ class TextToImage(Diffusion):
     """Noised images back to images, under what a CLIP computes of them or of their texts.
 
     told: in training, the embedding of the image (which stands for the text's, as in DALL-E 2's
-    ablation) or of the text, or the states of the text's `tokens`. Sampling is always from texts.
+    ablation) or of the text, or the states of the text's `tokens`, with those of the padding after
+    them in `padded_tokens`, as Stable Diffusion is told. Sampling is always from texts.
 
     normalise: embeddings have length sqrt(dim), so that their numbers have mean square 1. shift:
     the mean over the training set is subtracted, image_mean of images and text_mean of texts, which
@@ -70,13 +72,16 @@ class TextToImage(Diffusion):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        wanted = Tokens if self.told == "tokens" else Vector
+        wanted = Tokens if self.told in TOKENS else Vector
         if not isinstance(self.condition, wanted):
             choice = "unet_condition" if wanted is Tokens else "unet or course_unet"
             raise UserError(
                 f"told={self.told} needs a network that is told so: choose a {choice}", "model"
             )
-        if not 0 <= self.noise < math.inf or (self.noise and self.told == "tokens"):
+        padded = isinstance(self.condition, Tokens) and self.condition.padded
+        if padded != (self.told == "padded_tokens"):
+            raise UserError(f"told={self.told} and a condition with padded={padded}", "told")
+        if not 0 <= self.noise < math.inf or (self.noise and self.told in TOKENS):
             raise UserError(
                 f"noise={self.noise} with told={self.told}: noise is 0 or above, and on embeddings "
                 "alone",
@@ -105,9 +110,9 @@ class TextToImage(Diffusion):
     ) -> Mapping[str, Array]:  # fmt: skip
         """The batch with x0 for images, and its embeddings as the network takes them."""
         batch = super().encoded(components, params, keys, batch)
-        if self.told == "tokens":
+        if self.told in TOKENS:
             return batch
-        vector = self.prepared(batch["vector"], self.told)
+        vector = self.prepared(batch["vector"], cast(Modality, self.told))
         if self.noise:
             spread = jnp.asarray(self.spread, jnp.float32)
             vector += self.noise * spread * normal(fold_in(keys, NOISE), spread.shape)
@@ -129,6 +134,11 @@ class TextToImage(Diffusion):
 
     def of_texts(self, towers: Towers, texts: Sequence[str]) -> Cond:
         """What the network is told of texts."""
+        if isinstance(self.condition, Tokens) and self.condition.padded:
+            (states, _), (empty, _) = (towers.states(rows, padded=True) for rows in (texts, [""]))
+            return self.condition.seen(
+                jnp.asarray(states), jnp.asarray(np.repeat(empty, len(texts), axis=0))
+            )
         if self.told == "tokens":
             states, mask = towers.states(texts)
             return Sequences(jnp.asarray(states), jnp.asarray(mask))
@@ -160,7 +170,7 @@ def checked(values: Labels, option: str = "labels") -> list[str]:
 
 def figures_of(told: Told, shift: bool, noise: float) -> tuple[str, ...]:
     """Which figures of the training set a run keeps."""
-    if told == "tokens":
+    if told in TOKENS:
         return ()
     means = ("image_mean", "text_mean") if told == "image" else ("text_mean",)
     return (means if shift else ()) + (("spread",) if noise else ())
@@ -177,7 +187,7 @@ def fitted(
         found["image_mean"] = _rounded(np.mean(x["image"], 0, np.float64))
     if "text_mean" in needed:
         found["text_mean"] = _rounded(np.mean(x["text"], 0, np.float64))
-    if "spread" in needed and told != "tokens":
+    if "spread" in needed and (told == "image" or told == "text"):
         found["spread"] = _rounded(np.std(x[told], 0, np.float64))
     return found
 

@@ -121,14 +121,17 @@ class Towers(Component):
         return in_batches(lambda rows: encode(self.params, rows), ids, min(BATCH, len(ids)))
 
     def states(
-        self, texts: Sequence[str]
+        self, texts: Sequence[str], *, padded: bool = False
     ) -> tuple[Float32[np.ndarray, "N L W"], Bool[np.ndarray, "N L"]]:
         """The text tower's last states, in batches, and where a text is: up to its end token.
 
-        States beyond the end token are zeros; N >= 1.
+        States beyond the end token are zeros, or with `padded` there, and the mask has them too.
+        N >= 1.
         """
         states, ids = _compiled(TextStates(self.model)), self.tokenizer(texts)
         made = in_batches(lambda rows: states(self.params, rows), ids, min(BATCH, len(ids)))
+        if padded:
+            return made, np.ones(ids.shape, bool)
         last = (ids == self.tokenizer.end).argmax(1)
         mask = np.arange(ids.shape[1]) <= last[:, None]
         return np.where(mask[..., None], made, np.float32(0)), mask

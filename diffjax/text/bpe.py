@@ -36,6 +36,21 @@ class BPE:
         self._unknown = unknown
         self._cache: dict[str, tuple[int, ...]] = {}
 
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Ids by token."""
+        return dict(self._ids)
+
+    @property
+    def merges(self) -> list[tuple[str, str]]:
+        """The pairs that are merged, in the order of their rank."""
+        return list(self._ranks)
+
+    @property
+    def unknown(self) -> str:
+        """The token that stands for symbols without an id."""
+        return self._unknown
+
     def __call__(self, word: str) -> tuple[int, ...]:
         """The ids of a word, which has one character or more and no lone surrogates."""
         found = self._cache.get(word)

@@ -93,6 +93,20 @@ def test_elements_are_hidden_each_by_itself(condition):
     assert abs((kept.sum(1) == 0).mean() - 0.09) < 0.016  # drop² : independent of each other
 
 
+def test_padded_tokens_become_those_of_no_words():
+    condition = Tokens(5, 3, padded=True, drop=0.4)
+    tokens, empty = jnp.ones((B, 5, 3)), jnp.full((B, 5, 3), 2.0)
+    cond = condition.of_batch({"tokens": tokens, "empty_tokens": empty})
+    hidden = condition.hide(sample_keys(jax.random.key(0), 0, B), cond)
+    assert set(hidden.tokens.mean((1, 2)).tolist()) == {1.0, 2.0}
+    for made in (cond, hidden, condition.null(cond), condition.example(B)):
+        assert made.mask.shape == (B, 5)
+        assert made.mask.all(), "padding is seen"
+    np.testing.assert_array_equal(condition.null(cond).tokens, empty)
+    with pytest.raises(UserError, match="give texts"):
+        condition.asked(np.ones((2, 5, 3)), B)
+
+
 def test_labels_that_are_asked_for():
     assert Label(3).asked(None, 5).tolist() == [0, 1, 2, 0, 1]
     assert Label(3).asked([2, 0], 5).tolist() == [2, 0, 2, 0, 2]

@@ -3,13 +3,17 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from programs import check_refused, program
+from random_runs import random_weights
 from sampling import sample_each, untrained, write_run
 from towers import contrastive
 
+import diffjax as dj
 from diffjax import runs
+from diffjax.models.autoencoder_kl import AutoencoderKL
 
 TINY = (
     "--model=unet(block_out_channels=(8,16),layers_per_block=1,norm_num_groups=4,"
@@ -92,6 +96,33 @@ def test_drawn_from_texts(told):
         )
     assert said[6].endswith("is no text to draw from: write what is to be seen (--prompts)")
     assert said[7].endswith("is no text to draw from: write what is to be seen (--negative)")
+
+
+def test_told_as_stable_diffusion_is(clip, tmp_path):
+    """In latents; its folder is a pipeline."""
+    stage = AutoencoderKL(
+        block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    )  # fmt: skip
+    image = jnp.zeros((1, 32, 32, 3))
+    shapes = jax.eval_shape(stage.init, jax.random.key(0), image)["params"]
+    dj.save_autoencoder_kl(stage, random_weights(shapes), tmp_path / "stage")
+    model = (
+        "--model=unet_condition(block_out_channels=(8,),layers_per_block=1,norm_num_groups=4,"
+        "attention_head_dim=2,mid_block_type=None,down_block_types=('CrossAttnDownBlock2D',),"
+        "up_block_types=('CrossAttnUpBlock2D',))"
+    )
+    done = program(
+        "text_to_image", f"--clip={clip}", *FLAGS, "--told=padded_tokens", "--steps=2", model,
+        f"--first_stage={tmp_path / 'stage'}", "--batch_size=4", "--schedule=scaled_linear",
+        f"--workdir={tmp_path / 'run'}", f"--cache_dir={tmp_path / 'cache'}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    done = program("export", f"--run={tmp_path / 'run'}", f"--out={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    assert "StableDiffusionPipeline" in done.stdout
+    drawn = dj.load_pipeline(tmp_path / "out").sample(["a red apple"], steps=2)
+    assert drawn.shape == (1, 32, 32, 3)
 
 
 def test_refused(clip, told, tmp_path):

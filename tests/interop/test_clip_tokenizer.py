@@ -1,5 +1,6 @@
 """CLIP's tokenizer from the package and from folders; its ids are those of transformers 5.24."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -28,6 +29,19 @@ IDS = {
 @pytest.fixture(scope="module")
 def tokenizer():
     return dj.load_tokenizer()
+
+
+def test_a_saved_tokenizer_is_read_again(tokenizer, tmp_path):
+    short = dataclasses.replace(tokenizer, length=9)
+    dj.save_tokenizer(short, tmp_path / "saved")
+    again = dj.load_tokenizer(tmp_path / "saved")
+    texts = [*IDS, "a text of many more words than nine"]
+    np.testing.assert_array_equal(again(texts), short(texts))
+    assert (again.start, again.end, again.pad, again.length) == (START, END, END, 9)
+    assert again.cut_off(texts[-1]) == short.cut_off(texts[-1])
+    (tmp_path / "file").touch()
+    with pytest.raises(dj.UserError, match="cannot write"):
+        dj.save_tokenizer(short, tmp_path / "file")
 
 
 def content(row):

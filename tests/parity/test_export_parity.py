@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from random_runs import random_run, random_weights
+from text_runs import text_run
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[parity]'")
@@ -128,6 +129,27 @@ def test_diffusers_draws_our_images(case, tmp_path, monkeypatch):
     size = {} if name == "DiTPipeline" else {"batch_size": NUM}
     drawn = pipe(num_inference_steps=STEPS, output_type="np", **size, **theirs).images
     mine = run.sample(KEY, num=NUM, steps=STEPS, sampler="ddim", **ours)
+    mine = np.clip(np.asarray(mine) / 2 + 0.5, 0, 1)
+    assert np.std(mine) > 0.05
+    assert np.abs(drawn - mine).max() * 255 < 0.1
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_diffusers_draws_our_images_of_texts(guidance, tmp_path):
+    """With transformers' text encoder and tokenizer; a text may be longer than a row."""
+    run, texts = (
+        text_run(tmp_path),
+        ["a red apple", "two dogs", "a much longer text than fits here"],
+    )
+    assert save_pipeline(run, tmp_path / "out") == "StableDiffusionPipeline"
+    pipe = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "out")
+    assert type(pipe).__name__ == "StableDiffusionPipeline"
+    pipe.set_progress_bar_config(disable=True)
+    drawn = pipe(
+        texts, num_inference_steps=STEPS, guidance_scale=guidance, latents=noise_of(run),
+        output_type="np",
+    ).images  # fmt: skip
+    mine = run.sample(KEY, num=NUM, steps=STEPS, sampler="ddim", labels=texts, guidance=guidance)
     mine = np.clip(np.asarray(mine) / 2 + 0.5, 0, 1)
     assert np.std(mine) > 0.05
     assert np.abs(drawn - mine).max() * 255 < 0.1

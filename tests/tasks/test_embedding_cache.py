@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import os
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from towers import LENGTH, tiny_towers
@@ -36,7 +37,11 @@ def computed(monkeypatch):
     calls = []
     for name in ("images", "texts", "states"):
         own = getattr(Towers, name)
-        spied = lambda self, rows, own=own: calls.append(len(rows)) or own(self, rows)  # noqa: E731
+
+        def spied(self, rows, own=own, **options):
+            calls.append(len(rows))
+            return own(self, rows, **options)
+
         monkeypatch.setattr(Towers, name, spied)
     return calls
 
@@ -46,7 +51,7 @@ def saying(cache):
     return dataclasses.replace(cache, say=said.append), said
 
 
-@pytest.mark.parametrize("told", ["image", "text", "tokens"])
+@pytest.mark.parametrize("told", ["image", "text", "tokens", "padded_tokens"])
 def test_computed_once(cache, computed, told):
     first, said = saying(cache)
     made = first.load(told)
@@ -74,6 +79,12 @@ def test_rows_are_the_towers(cache):
         np.testing.assert_allclose(record["tokens"], states[index], atol=1e-5)
         np.testing.assert_array_equal(record["token_mask"], mask[index])
     assert record["tokens"].shape == (LENGTH, 8)
+    padded, (empty, _) = found.load("padded_tokens").told(), TOWERS.states([""], padded=True)
+    for index in (0, COUNT - 1):
+        ids = jnp.asarray(TOWERS.tokenizer([TEXTS[index]]))
+        whole = TOWERS.model.apply({"params": TOWERS.params}, ids, method="text_states")
+        np.testing.assert_allclose(padded(index)["tokens"], whole.last_hidden_state[0], atol=1e-5)
+        np.testing.assert_allclose(padded(index)["empty_tokens"], empty[0], atol=1e-5)
 
 
 def test_a_batch_has_what_the_network_is_told(cache):

@@ -186,6 +186,7 @@ def test_the_course_s_network_has_as_many_parameters_as_there():
     [
         (lambda: task_of("tokens", model=NET, condition=Vector(DIM)), "choose a unet_condition"),
         (lambda: task_of(model=TOKEN_NET, condition=Tokens(8, 8)), "choose a unet or course_unet"),
+        (lambda: task_of("tokens", condition=Tokens(8, 8, padded=True)), "with padded=True"),
         (lambda: task_of(noise=-1.0), "noise is 0 or above"),
         (lambda: task_of("tokens", noise=1.0), "on embeddings alone"),
         (lambda: task_of(text_mean=()), "text_mean has 0 numbers, where 4 are needed"),
