@@ -24,6 +24,9 @@ DTYPES = ("float32", "bfloat16")
 BYTES = {"float32": 4, "bfloat16": 2}
 STAGE_DTYPE = "float32"  # in which a first stage is small, and loses no detail
 
+# Options that diffusers' StableDiffusionPipeline sets, whatever an old folder says; XL's does not.
+SET = {"steps_offset": 1, "clip_sample": False}
+
 
 def load_pipeline(
     folder: str | os.PathLike[str], *, dtype: str | None = None, cut: bool | None = None
@@ -43,14 +46,14 @@ def load_pipeline(
     if dtype not in (None, *DTYPES):
         raise UserError(f"dtype={dtype!r}: choose {' or '.join(DTYPES)}", "dtype")
     contents, dtype = contents_of(path), machine_dtype(dtype)
-    scheduler = scheduler_from_config(path / "scheduler")
+    is_xl = len(contents.encoders) > 1
+    scheduler = scheduler_from_config(path / "scheduler", **({} if is_xl else SET))
     whole = fits_whole(_bytes(contents, dtype), "unet")
     cut = not whole if cut is None else cut
     unet, params = diffusers_folder.load(path / "unet", FORM, Placement(dtype, cut).put)
     stage = FirstStage(*load_autoencoder_kl(path / "vae"))
-    skipped = len(contents.encoders) > 1
     encoders = [
-        load_encoder(path / name, contents.tokenizer(name), dtype, skipped=skipped)
+        load_encoder(path / name, contents.tokenizer(name), dtype, skipped=is_xl)
         for name in contents.encoders
     ]
     prompts = Prompts(tuple(encoders), contents.zeros)

@@ -132,6 +132,29 @@ def draw_both(theirs, folder, height=64, width=64, steps=5, **options):
     return ours
 
 
+@pytest.mark.parametrize("old", [{"steps_offset": 0, "clip_sample": True}, {}])
+@pytest.mark.parametrize("kind", ["DDIMScheduler", "PNDMScheduler"])
+def test_folders_of_diffusers_first_releases(kind, old, tmp_path):
+    """Whose options the pipeline sets right, and so do the class's defaults."""
+    stable_diffusion(getattr(diffusers, kind)(**NOISE)).save_pretrained(tmp_path)
+    path = tmp_path / "scheduler" / "scheduler_config.json"
+    config = json.loads(path.read_text())
+    for name in ("steps_offset", "clip_sample"):
+        config.pop(name, None)
+    if kind == "PNDMScheduler":
+        config["skip_prk_steps"] = True
+    path.write_text(json.dumps({**config, **old}))
+    theirs = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path)
+    assert theirs.scheduler.config.steps_offset == 1
+    ours, noise = dj.load_pipeline(tmp_path), latents(64, 64)
+    theirs.set_progress_bar_config(disable=True)
+    wanted = theirs(
+        PROMPTS, num_inference_steps=5, guidance_scale=4.0, latents=in_torch(noise),
+        output_type="np",
+    ).images  # fmt: skip
+    check_same(ours.sample(PROMPTS, guidance=4.0, steps=5, latents=jnp.asarray(noise)), wanted)
+
+
 def test_stable_diffusion_2(tmp_path):
     """v-prediction from no signal at all, numbers of heads by level, padding with "!"."""
     scheduler = diffusers.DDIMScheduler(

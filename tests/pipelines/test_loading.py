@@ -43,6 +43,15 @@ def test_only_a_variant_of_16_bits(copy, pipe):
     assert {leaf.dtype.name for leaf in jax.tree.leaves(found.stage.params)} == {"float32"}
 
 
+def test_what_an_early_release_wrote_is_set_right(copy):
+    config = {"_class_name": "DDIMScheduler", "timestep_spacing": "leading"}
+    path = copy / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({**config, "steps_offset": 0, "clip_sample": True}))
+    found = dj.load_pipeline(copy).scheduler
+    assert found == dj.scheduler_from_config(config, steps_offset=1, clip_sample=False)
+    assert found != dj.scheduler_from_config(path)
+
+
 def test_a_safety_checker_is_named_once(copy):
     change(copy / "model_index.json", safety_checker=["stable_diffusion", "SafetyChecker"])
     with pytest.warns(UserWarning, match="its safety checker is not run") as found:

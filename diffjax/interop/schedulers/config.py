@@ -55,18 +55,20 @@ CLASSES: dict[str, type[Options]] = {
 }
 
 
-def scheduler_from_config(config: str | os.PathLike[str] | Mapping[str, Any]) -> Scheduler:
+def scheduler_from_config(
+    config: str | os.PathLike[str] | Mapping[str, Any], **options: Any
+) -> Scheduler:
     """The process, sampler and spacing that a scheduler of diffusers stands for.
 
     config: a scheduler_config.json, a folder that holds one (or a pipeline's), or what is in one.
-    Options that are not there have the defaults of diffusers' class. Raises UserError, naming it,
-    for a file that cannot be read, a class that is not supported, and an option or a value that is
-    not.
+    options: in the place of those that are there. Options that are in neither have the defaults of
+    diffusers' class. Raises UserError, naming it, for a file that cannot be read, a class that is
+    not supported, and an option or a value that is not.
     """
     if isinstance(config, Mapping):
-        return _built("the scheduler's config", config)
+        return _built("the scheduler's config", {**config, **options})
     path = _path(Path(config).expanduser())
-    return _built(str(path), read_json(path))
+    return _built(str(path), {**read_json(path), **options})
 
 
 def _path(path: Path) -> Path:
