@@ -24,7 +24,7 @@ def cpu_options(options: Options) -> dict[str, str | int] | None:
     They are for a CPU alone. An option that this jaxlib does not know is left out, and so is one
     that the user's XLA_FLAGS set.
     """
-    if jax.default_backend() != "cpu":
+    if not options or jax.default_backend() != "cpu":
         return None
     own = os.environ.get("XLA_FLAGS", "")
     held = {name: value for name, value in options.items() if name not in own}
