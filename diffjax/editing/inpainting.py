@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float32, Int
 
 from diffjax.editing.base import Edit, diffuse
 from diffjax.errors import UserError
+from diffjax.process import expand
 from diffjax.randomness import fold_in
 from diffjax.schedules.base import Schedule
 from diffjax.typing import Denoiser, Images, Keys, Times
@@ -89,3 +90,38 @@ class Repaint(Edit):
 
 
 jax.tree_util.register_dataclass(Repaint, ["known", "keep"], ["sampler", "jump", "resample"])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Blended(Edit):
+    """Blended latent diffusion (Avrahami et al. 2023), with one noise for all times.
+
+    That is how diffusers paints by a network that is shown no mask. keep: True where `known` stays;
+    in the end those are the given ones, to the bit. first: x at the first of the times, the kept
+    part included.
+    """
+
+    known: Images
+    keep: Bool[Array, "B H W 1"]
+    noise: Images
+    first: Images
+
+    def start(self, schedule: Schedule, keys: Keys, t: Times) -> Images:
+        return self.first
+
+    def step(
+        self,
+        schedule: Schedule,
+        denoise: Denoiser,
+        keys: Keys,
+        x: Images,
+        memory: Any,
+        t: Times,
+        s: Times,
+    ) -> tuple[Images, Any]:
+        made, memory = self.sampler.step(schedule, denoise, keys, x, memory, t, s)
+        alpha, sigma = (expand(c, x) for c in schedule.alpha_sigma(s))
+        return jnp.where(self.keep, alpha * self.known + sigma * self.noise, made), memory
+
+
+jax.tree_util.register_dataclass(Blended, ["known", "keep", "noise", "first"], ["sampler"])

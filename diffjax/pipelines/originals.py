@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32
 
 from diffjax.editing.base import Edit
-from diffjax.editing.inpainting import Repaint
+from diffjax.editing.inpainting import Blended
 from diffjax.editing.interpolation import FromNoise
 from diffjax.editing.pictures import kept_whole
 from diffjax.errors import UserError
@@ -101,7 +101,8 @@ def start(
         return _from_noise(plan, noise, t), {SHOWN: _shown(stage, given.images, given.keep)}
     whole = kept_whole(given.keep, noise.shape[1:3])
     keep = jnp.broadcast_to(whole, (*noise.shape[:3], 1))
-    return Repaint(plan.sampler, stage.x0(given.images), keep, resample=1), {}
+    known, first = stage.x0(given.images), plan.noise_scale(t) * noise
+    return Blended(plan.sampler, known, keep, noise, first), {}
 
 
 def _from_noise(plan: Scheduler, noise: Images, t: Times) -> Edit:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Key
 import diffjax.samplers
 from diffjax import spec
 from diffjax.editing.draw import make_edit_walk
-from diffjax.editing.inpainting import Repaint
+from diffjax.editing.inpainting import Blended
 from diffjax.errors import UserError
 from diffjax.generate import Draw, cut_among, generate, shared_out, times_of
 from diffjax.guidance.base import are_scales
@@ -83,8 +83,8 @@ class StableDiffusion:
         images: in [-1, 1], one for all or one per prompt. With strength, above 0 up to 1, they are
         noised, and the last of the steps are walked, by that share (SDEdit, Meng et al. 2022). With
         keep, booleans (H, W, 1), they stay where it is True, and the rest is painted: a U-Net of
-        nine channels is shown what is kept, and for others it is noised at each step (RePaint,
-        Lugmayr et al. 2022, without going back).
+        nine channels is shown what is kept, and for others it is put back at each step, under the
+        noise that the walk began with (Avrahami et al. 2023).
 
         batch_size: images at a time; it changes memory and speed alone. Raises UserError for what
         is out of range or does not go together.
@@ -95,7 +95,7 @@ class StableDiffusion:
             negatives = checked(negative_prompts, "negative_prompts", count)
         scale = _scales(guidance, count, negatives)
         given = originals(images, strength, keep, count, self.stage.model.in_channels)
-        self._check_use(given, latents, batch_size)
+        self._check_use(given, batch_size)
         size = self.size(*((height, width) if given is None else given.sized(height, width)))
         plan = self._plan(sampler, spacing)
         times = _times(plan, steps, strength)
@@ -112,7 +112,7 @@ class StableDiffusion:
             _walk(self._network, plan.process, plan.limit, self.cut), self._params, key, count,
             batch_size, times, (edit, wanted), Guidance(Away(scale, unwanted, rescale=rescale)),
         )  # fmt: skip
-        if isinstance(edit, Repaint):  # which the last step may leave a little noise on
+        if isinstance(edit, Blended):  # which the last step may leave a little noise on
             x0 = np.where(edit.keep, edit.known, x0)
         return self.stage.images(x0)
 
@@ -129,13 +129,10 @@ class StableDiffusion:
     def _params(self) -> Params:
         return {"unet": self.unet_params} if self.paints else self.unet_params
 
-    def _check_use(self, given: Originals | None, latents: Latent | None, batch_size: int) -> None:
+    def _check_use(self, given: Originals | None, batch_size: int) -> None:
         """Raises UserError for what this pipeline has no use for."""
-        painted = given is not None and given.keep is not None
-        if self.paints and not painted:
+        if self.paints and (given is None or given.keep is None):
             raise UserError("this U-Net was trained to paint parts of images: give images and keep")
-        if painted and not self.paints and latents is not None:
-            raise UserError("latents do nothing where what is kept is noised: give a key")
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size}: choose 1 or more", "batch_size")
 

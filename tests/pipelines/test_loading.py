@@ -225,13 +225,6 @@ REFUSED = [
     (
         {
             "images": np.zeros((2, 8, 8, 3), np.float32), "keep": np.ones((8, 8, 1), bool),
-            "latents": jnp.zeros((2, 4, 4, 4)),
-        },
-        "latents do nothing",
-    ),
-    (
-        {
-            "images": np.zeros((2, 8, 8, 3), np.float32), "keep": np.ones((8, 8, 1), bool),
             "strength": 0.5,
         },
         "both say what is done",
