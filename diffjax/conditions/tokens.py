@@ -59,16 +59,12 @@ class Tokens(Condition):
     def example(self, batch_size: int) -> Sequences:
         dtype = jnp.int32 if self.width is None else jnp.float32
         tokens = jnp.zeros((batch_size, *self.shape), dtype)
-        return self.seen(tokens, tokens) if self.padded else Sequences(tokens, _all(tokens))
+        return Sequences(tokens, _all(tokens), tokens if self.padded else None)
 
     def of_batch(self, batch: Mapping[str, Array]) -> Sequences:
         if self.padded:
-            return self.seen(batch["tokens"], batch["empty_tokens"])
+            return Sequences(batch["tokens"], _all(batch["tokens"]), batch["empty_tokens"])
         return Sequences(batch["tokens"], batch["token_mask"])
-
-    def seen(self, tokens: Num[Array, "B L *W"], empty: Num[Array, "B L *W"]) -> Sequences:
-        """Tokens of which none is left out, and those of a text of no words."""
-        return Sequences(tokens, _all(tokens), empty)
 
     def asked(self, values: Sequence[Any] | np.ndarray | None, num: int) -> Sequences:
         """`values` are one sample's tokens each, all without padding.

@@ -97,8 +97,7 @@ class Blended(Edit):
     """Blended latent diffusion (Avrahami et al. 2023), with one noise for all times.
 
     That is how diffusers paints by a network that is shown no mask. keep: True where `known` stays;
-    in the end those are the given ones, to the bit. first: x at the first of the times, the kept
-    part included.
+    at time 0 those are the given ones. first: x at the first of the times, the kept part included.
     """
 
     known: Images

@@ -134,14 +134,13 @@ class TextToImage(Diffusion):
 
     def of_texts(self, towers: Towers, texts: Sequence[str]) -> Cond:
         """What the network is told of texts."""
-        if isinstance(self.condition, Tokens) and self.condition.padded:
-            (states, _), (empty, _) = (towers.states(rows, padded=True) for rows in (texts, [""]))
-            return self.condition.seen(
-                jnp.asarray(states), jnp.asarray(np.repeat(empty, len(texts), axis=0))
-            )
-        if self.told == "tokens":
-            states, mask = towers.states(texts)
-            return Sequences(jnp.asarray(states), jnp.asarray(mask))
+        if self.told in TOKENS:
+            padded, empty = self.told == "padded_tokens", None
+            states, mask = towers.states(texts, padded=padded)
+            if padded:
+                of_none, _ = towers.states([""], padded=True)
+                empty = jnp.asarray(np.repeat(of_none, len(texts), axis=0))
+            return Sequences(jnp.asarray(states), jnp.asarray(mask), empty)
         return self.prepared(towers.texts(texts), "text")
 
     def preview(self, folder: RunFolder, frozen: Mapping[str, Component], shown: Any) -> Preview:

@@ -209,16 +209,13 @@ def test_images_drawn_anew(name, tmp_path, nothing_drawn):
         check_same(found, wanted)
 
 
-def test_painting_by_a_unet_of_nine_channels(tmp_path, nothing_drawn):
-    theirs = stable_diffusion(
-        diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=False, **NOISE),
-        diffusers.StableDiffusionInpaintPipeline, channels=9,
-    )  # fmt: skip
-    ours, noise = loaded(theirs, tmp_path), latents(64, 64)
+def check_painted(theirs, folder, nothing_drawn, grain):
+    """What is kept are random squares of `grain` pixels."""
+    ours, noise = loaded(theirs, folder), latents(64, 64)
     nothing_drawn("pipeline_stable_diffusion_inpaint", noise)
-    rng = np.random.default_rng(2)
+    rng, side = np.random.default_rng(2), 64 // grain
     images = rng.uniform(-1, 1, (2, 64, 64, 3)).astype(np.float32)
-    keep = np.kron(rng.random((16, 16)) < 0.5, np.ones((4, 4))).astype(bool)[..., None]
+    keep = np.kron(rng.random((side, side)) < 0.5, np.ones((grain, grain))).astype(bool)[..., None]
     mask = torch.tensor(~keep[None, None, ..., 0], dtype=torch.float32).repeat(2, 1, 1, 1)
     wanted = theirs(
         PROMPTS, image=in_torch(images), mask_image=mask, num_inference_steps=6, strength=1.0,
@@ -228,6 +225,14 @@ def test_painting_by_a_unet_of_nine_channels(tmp_path, nothing_drawn):
         PROMPTS, guidance=4.0, steps=6, latents=jnp.asarray(noise), images=images, keep=keep
     )
     check_same(found, wanted)
+
+
+def test_painting_by_a_unet_of_nine_channels(tmp_path, nothing_drawn):
+    theirs = stable_diffusion(
+        diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=False, **NOISE),
+        diffusers.StableDiffusionInpaintPipeline, channels=9,
+    )  # fmt: skip
+    check_painted(theirs, tmp_path, nothing_drawn, grain=4)
 
 
 @pytest.mark.parametrize(
@@ -240,23 +245,9 @@ def test_painting_by_a_unet_of_nine_channels(tmp_path, nothing_drawn):
 )
 def test_painting_by_a_unet_that_is_shown_no_mask(name, options, tmp_path, nothing_drawn):
     """Of whole latents: diffusers keeps one by its first pixel, and we where all are kept."""
-    theirs = stable_diffusion(
-        getattr(diffusers, name)(**options, **NOISE), diffusers.StableDiffusionInpaintPipeline
-    )
-    ours, noise = loaded(theirs, tmp_path), latents(64, 64)
-    nothing_drawn("pipeline_stable_diffusion_inpaint", noise)
-    rng = np.random.default_rng(2)
-    images = rng.uniform(-1, 1, (2, 64, 64, 3)).astype(np.float32)
-    keep = np.kron(rng.random((8, 8)) < 0.5, np.ones((8, 8))).astype(bool)[..., None]
-    mask = torch.tensor(~keep[None, None, ..., 0], dtype=torch.float32).repeat(2, 1, 1, 1)
-    wanted = theirs(
-        PROMPTS, image=in_torch(images), mask_image=mask, num_inference_steps=6, strength=1.0,
-        guidance_scale=4.0, latents=in_torch(noise), output_type="np",
-    ).images  # fmt: skip
-    found = ours.sample(
-        PROMPTS, guidance=4.0, steps=6, latents=jnp.asarray(noise), images=images, keep=keep
-    )
-    check_same(found, wanted)
+    scheduler = getattr(diffusers, name)(**options, **NOISE)
+    theirs = stable_diffusion(scheduler, diffusers.StableDiffusionInpaintPipeline)
+    check_painted(theirs, tmp_path, nothing_drawn, grain=8)
 
 
 @pytest.fixture(scope="module")
