@@ -10,9 +10,12 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, overload
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Key
 
 import diffjax.data
+import diffjax.optimizers
+import diffjax.rates
 import diffjax.tasks
 from diffjax import spec
 from diffjax.checksum import checksum
@@ -23,6 +26,7 @@ from diffjax.interop import load_autoencoder_kl, load_dit, load_unet2d, load_vq_
 from diffjax.interop.safetensors import read_json
 from diffjax.metrics.lpips import DISTANCES, NETWORKS, load_lpips
 from diffjax.models.stateful import merge_state, split_state
+from diffjax.rates.base import RateLaw
 from diffjax.samplers.base import Sampler
 from diffjax.spacings.base import Spacing
 from diffjax.tasks.base import Asked, Component, Samples, Source, Task, params_of, shapes
@@ -31,6 +35,7 @@ from diffjax.tasks.contrastive import Contrastive
 from diffjax.tasks.denoisers import AUTOENCODER, DENOISER
 from diffjax.tasks.towers import CLIP_TOWERS, Towers, towers_of_files
 from diffjax.training.checkpoint import Checkpoints
+from diffjax.training.optimizers import make_optimizer
 from diffjax.training.run import CONFIG, RunFolder, as_text, flat
 from diffjax.typing import Images, Params
 
@@ -42,7 +47,8 @@ LPIPS = "lpips"  # the component of a file of LPIPS
 class Training:
     """How a run learns: with its task, all that its weights depend on.
 
-    dataset is a spec; learning_rate is Adam's peak, reached after warmup_steps.
+    dataset, optimizer and rate, the law of the learning rate, are specs; learning_rate is the
+    highest, reached after warmup_steps.
     """
 
     dataset: str = "embedded"
@@ -54,6 +60,31 @@ class Training:
     grad_clip: float = 1.0
     ema_decay: float = 0.999
     seed: int = 0
+    optimizer: str = "adam"
+    rate: str = "cosine"
+
+    def make_optimizer(self, steps: int) -> optax.GradientTransformation:
+        """The optimizer of a run of so many steps."""
+        return make_optimizer(
+            self.learning_rate,
+            steps,
+            warmup_steps=self.warmup_steps,
+            grad_clip=self.grad_clip,
+            optimizer=spec.build(self.optimizer, diffjax.optimizers),
+            rate=self.rate_law,
+        )
+
+    @property
+    def rate_law(self) -> RateLaw:
+        """How the learning rate goes."""
+        law: RateLaw = spec.build(self.rate, diffjax.rates)
+        return law
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold; what older runs lack is left out at its default."""
+        values = dataclasses.asdict(self)
+        added = {"optimizer": Training.optimizer, "rate": Training.rate}
+        return {n: v for n, v in values.items() if n not in added or v != added[n]}
 
     def open(
         self, split: diffjax.data.Split, data_dir: str | None = None, max_bad_records: int = 0
@@ -72,7 +103,7 @@ class RunConfig(Generic[T]):
 
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold."""
-        training = dataclasses.asdict(self.training)
+        training = self.training.to_dict()
         return {"task": self.task.name, "config": self.task.to_dict(), "training": training}
 
     def open(

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 import diffjax.data
+from diffjax import spec
 from diffjax.data import Records
 from diffjax.display.environment import environment
 from diffjax.errors import UserError
@@ -22,7 +23,6 @@ from diffjax.training.checkpoint import Checkpoints
 from diffjax.training.guard import Guard, NotFinite
 from diffjax.training.journal import Journal, Log
 from diffjax.training.loop import Plan, train
-from diffjax.training.optimizers import make_optimizer
 from diffjax.training.parallel import PARALLELISM, on_one_device, replicate, wait_for_all
 from diffjax.training.run import RunFolder
 from diffjax.training.signals import stop_on_signal
@@ -56,8 +56,7 @@ class Conduct:
 class Setup:
     """What is trained, on what, and what is shown of it.
 
-    optimizer: None for Adam as the config has it. steady: its rate does not depend on the number of
-    steps.
+    optimizer: None for that of the config. steady: its rate does not depend on the number of steps.
     """
 
     config: RunConfig[Any]
@@ -80,13 +79,7 @@ class Setup:
         return params_of({n: c for n, c in self.frozen.items() if n not in left_out})
 
     def make_optimizer(self) -> optax.GradientTransformation:
-        own = self.training
-        return self.optimizer or make_optimizer(
-            own.learning_rate,
-            self.conduct.plan.steps,
-            warmup_steps=own.warmup_steps,
-            grad_clip=own.grad_clip,
-        )
+        return self.optimizer or self.training.make_optimizer(self.conduct.plan.steps)
 
 
 @contextlib.contextmanager
@@ -178,22 +171,24 @@ def take_up(setup: Setup, checkpoints: Checkpoints, returns: int) -> Session:
         session.window, session.in_row = position["window"], position["in_row"]
         session.returns = max(returns, position["returns"])
         session.digest = position["digest"]
-        lines = [*checkpoints.skipped, *changes(setup, position)]
-        steps = setup.conduct.plan.steps
-        for line in (*lines, f"going on from step {int(session.state.step)} of {steps}"):
+        step, steps = int(session.state.step), setup.conduct.plan.steps
+        lines = [*checkpoints.skipped, *changes(setup, position, step)]
+        for line in (*lines, f"going on from step {step} of {steps}"):
             setup.conduct.say(line)
     return session
 
 
-def changes(setup: Setup, position: Mapping[str, Any]) -> Iterator[str]:
+def changes(setup: Setup, position: Mapping[str, Any], step: int) -> Iterator[str]:
     """What is no longer as it was when the checkpoint was saved, and makes other weights."""
     steps, images = setup.conduct.plan.steps, len(setup.records)
     planned, had = position.get("steps", steps), position.get("images", images)
-    if planned != steps and not setup.steady:
+    law = setup.training.rate_law
+    alike = setup.steady or step <= min(map(law.steady_until, (planned, steps)))
+    if planned != steps and not alike:
         yield (
             f"the run was planned for {planned} steps and now for {steps}: its rate follows the "
-            "cosine of the new length from here, so the weights will not be those of a run of "
-            f"{steps} steps from the start"
+            f"{spec.render(law)} of the new length from here, so the weights will not be those of "
+            f"a run of {steps} steps from the start"
         )
     if had != images:
         yield f"the data set had {had:,} images and has {images:,} now: the order is another"

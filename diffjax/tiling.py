@@ -24,9 +24,7 @@ from diffjax.errors import UserError
 from diffjax.models.autoencoder_kl import (
     AutoencoderKL,
     check_latents,
-    patched,
     split_moments,
-    unpatched,
 )
 from diffjax.models.autoencoder_layers import EPS
 from diffjax.models.layers import (
@@ -38,6 +36,8 @@ from diffjax.models.layers import (
     Downsample,
     Upsample,
     attend,
+    patched,
+    unpatched,
 )
 from diffjax.models.unet_checks import check_images
 from diffjax.typing import Images, Params

@@ -130,6 +130,7 @@ def check_flags() -> None:
 def train() -> None:
     """Trains the CLIP that the flags describe."""
     with learning.processes():
+        learning.refuse_optimizers("where CLIP's own AdamW falls along a cosine")
         flags.FLAGS.set_default(learning.DATASET.name, "captions")
         records = learning.open_records()
         task = describe(records)

@@ -83,6 +83,7 @@ def main() -> None:
 
 def describe(records: Records) -> GAN:
     """This run's task: the flags, and what follows from the data."""
+    learning.refuse_optimizers("where each network has an Adam and a steady rate")
     if learning.GRAD_CLIP.value != learning.GRAD_CLIP.default:
         raise UserError(
             "--grad_clip would let one network's gradient shorten the other's step: leave it out"

@@ -3,7 +3,7 @@
 python -m experiments.vae --flagfile=experiments/flagfiles/vae_fashion_mnist.flags
 """
 
-import functools
+import dataclasses
 import typing
 
 import optax
@@ -17,7 +17,6 @@ from diffjax.objectives.autoencoding import Likelihood
 from diffjax.tasks.autoencoder import DISCRIMINATOR as DISCRIMINATOR_NAME
 from diffjax.tasks.autoencoder import Autoencoding
 from diffjax.tasks.examined import Exam
-from diffjax.training.optimizers import make_optimizer
 from experiments.flags import kinds, learning, presets, specs
 from experiments.start import command
 
@@ -96,18 +95,17 @@ def describe(records: Records) -> Autoencoding:
 
 
 def optimizer_of(task: Autoencoding) -> optax.GradientTransformation | None:
-    """Adam for each network by itself where there is a discriminator; else None, the default."""
+    """One optimizer for each network where there is a discriminator; else None, the default."""
     if not task.adversarial:
         return None
-    own = functools.partial(
-        make_optimizer, steps=learning.STEPS.value, warmup_steps=learning.WARMUP_STEPS.value,
-        grad_clip=learning.GRAD_CLIP.value,
-    )  # fmt: skip
+    own = learning.training()
     rates = dict.fromkeys(task.networks(), learning.LEARNING_RATE.value)
     rates[DISCRIMINATOR_NAME] = task.discriminator_rate
-    return optax.partition(
-        {name: own(rate) for name, rate in rates.items()}, {name: name for name in rates}
-    )
+    optimizers = {
+        name: dataclasses.replace(own, learning_rate=rate).make_optimizer(learning.STEPS.value)
+        for name, rate in rates.items()
+    }
+    return optax.partition(optimizers, {name: name for name in rates})
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ ALLOWED = {
     "conditions": "errors randomness spec typing",
     "spaces": "errors randomness spec typing",
     "schedules": "errors spec typing",
+    "optimizers": "errors spec typing",
+    "rates": "errors spec",
     "spacings": "errors schedules spec",
     "models": "conditions errors spec typing",
     "data": "errors spec third_party",
@@ -46,7 +48,7 @@ ALLOWED = {
     "editing": "arrays data errors generate guidance process randomness samplers schedules spacings"
     " typing",
     "tiling": "batches errors models typing",
-    "training": "compiling devices errors files models randomness typing",
+    "training": "compiling devices errors files models optimizers randomness rates typing",
     "interop": "arrays data errors files models process samplers schedules spacings spec text"
     " third_party typing",
     "tasks": "batches compiling conditions data display editing errors files generate guidance"
@@ -56,9 +58,9 @@ ALLOWED = {
     "pipelines": "batches devices editing errors generate guidance interop models process"
     " randomness samplers spaces spacings spec tasks text typing",
     "run_report": "conditions display errors spec training",
-    "runs": "checksum data errors guidance interop metrics models samplers spacings spec tasks"
-    " training typing",
-    "session": "data display errors files run_report runs tasks training typing",
+    "runs": "checksum data errors guidance interop metrics models optimizers rates samplers"
+    " spacings spec tasks training typing",
+    "session": "data display errors files run_report runs spec tasks training typing",
 }
 FILES = sorted((ROOT / "diffjax").rglob("*.py"))
 

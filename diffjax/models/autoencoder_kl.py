@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import einops
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -27,6 +26,8 @@ from diffjax.models.layers import (
     Resized,
     ResnetBlock,
     machine_dtype,
+    patched,
+    unpatched,
 )
 from diffjax.models.unet_checks import (
     check_choices,
@@ -144,16 +145,6 @@ class AutoencoderKL(nn.Module):
     def compute_dtype(self) -> str:
         """What is computed in on this machine."""
         return "float32" if self.dtype is None and self.force_upcast else machine_dtype(self.dtype)
-
-
-def patched(images: Images, size: int) -> Resized:
-    """Squares of `size` x `size` pixels as the channels of one place."""
-    return einops.rearrange(images, "b (h p) (w q) c -> b h w (p q c)", p=size, q=size)
-
-
-def unpatched(x: Images, size: int) -> Resized:
-    """The inverse of `patched`."""
-    return einops.rearrange(x, "b h w (p q c) -> b (h p) (w q) c", p=size, q=size)
 
 
 def split_moments(moments: Images) -> tuple[Resized, Resized]:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 
+import einops
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -279,6 +280,16 @@ def repeat_pixels(x: Images) -> Resized:
     batch, height, width, channels = x.shape
     blocks = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
     return blocks.reshape(batch, 2 * height, 2 * width, channels)
+
+
+def patched(images: Images, size: int) -> Resized:
+    """Squares of `size` x `size` pixels as the channels of one place."""
+    return einops.rearrange(images, "b (h p) (w q) c -> b h w (p q c)", p=size, q=size)
+
+
+def unpatched(x: Images, size: int) -> Resized:
+    """The inverse of `patched`."""
+    return einops.rearrange(x, "b h w (p q c) -> b (h p) (w q) c", p=size, q=size)
 
 
 def average_pixels(x: Images) -> Resized:

@@ -1,4 +1,4 @@
-"""Adam in three forms: for one network, for two that play against each other, and for CLIP."""
+"""Optimizers as runs use them: of one network, of two that play against each other, of CLIP."""
 
 from typing import Any
 
@@ -6,18 +6,29 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from diffjax.optimizers.adam import Adam
+from diffjax.optimizers.base import Optimizer
+from diffjax.rates.base import RateLaw
+from diffjax.rates.cosine import CosineDecay
 from diffjax.typing import Params
 
 
 def make_optimizer(
-    learning_rate: float, steps: int, *, warmup_steps: int = 0, grad_clip: float = 1.0
+    learning_rate: float,
+    steps: int,
+    *,
+    warmup_steps: int = 0,
+    grad_clip: float = 1.0,
+    optimizer: Optimizer | None = None,
+    rate: RateLaw | None = None,
 ) -> optax.GradientTransformation:
-    """Adam behind a clip of the gradient's global norm; grad_clip 0 clips nothing.
+    """An optimizer, by default Adam, behind a clip of the gradient's norm; grad_clip 0 clips none.
 
-    The rate climbs in a line over warmup_steps and falls along a cosine to 0 at `steps`.
+    The rate climbs in a line over warmup_steps, and then follows its law, by default a cosine that
+    is 0 at `steps`.
     """
-    rate = _climb_and_fall(learning_rate, steps, warmup_steps)
-    return optax.chain(_clip(grad_clip), optax.adam(rate))
+    at = (rate or CosineDecay()).schedule(learning_rate, steps, warmup_steps)
+    return optax.chain(_clip(grad_clip), (optimizer or Adam()).transformation(at))
 
 
 def for_contrast(
@@ -34,16 +45,9 @@ def for_contrast(
     Matrices alone decay: gains, biases and the temperature do not. Every leaf called `logit_scale`
     is kept at `highest` or below. The rate and the clip are those of `make_optimizer`.
     """
-    rate = _climb_and_fall(learning_rate, steps, warmup_steps)
+    rate = CosineDecay().schedule(learning_rate, steps, warmup_steps)
     adam = optax.adamw(rate, 0.9, 0.98, 1e-6, weight_decay=weight_decay, mask=_matrices)
     return optax.chain(_clip(grad_clip), adam, _kept_below("logit_scale", highest))
-
-
-def _climb_and_fall(learning_rate: float, steps: int, warmup_steps: int) -> optax.Schedule:
-    warmup_steps = min(warmup_steps, steps - 1)
-    return optax.warmup_cosine_decay_schedule(
-        learning_rate / (warmup_steps + 1), learning_rate, warmup_steps, steps
-    )
 
 
 def _clip(grad_clip: float) -> optax.GradientTransformation:

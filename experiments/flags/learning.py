@@ -11,6 +11,8 @@ import optax
 from absl import flags
 
 import diffjax.data
+import diffjax.optimizers
+import diffjax.rates
 from diffjax import runs, session, spec
 from diffjax.data import Records
 from diffjax.data.contents import described
@@ -37,7 +39,11 @@ BATCH_SIZE = kinds.define_integer("batch_size", 32, "images per step, all device
 ACCUMULATE = kinds.define_integer(
     "accumulate", 1, "pieces that a device's batch is computed in, to save memory", lower_bound=1
 )
-LEARNING_RATE = kinds.define_number("learning_rate", 2e-4, "Adam's peak rate", lower_bound=0)
+OPTIMIZER = specs.define_spec(
+    "optimizer", "adam", diffjax.optimizers, "how a gradient becomes a step"
+)
+LEARNING_RATE = kinds.define_number("learning_rate", 2e-4, "its highest rate", lower_bound=0)
+RATE = specs.define_spec("rate", "cosine", diffjax.rates, "how the rate goes after that")
 WARMUP_STEPS = kinds.define_integer("warmup_steps", 100, "steps up to that rate", lower_bound=0)
 GRAD_CLIP = kinds.define_number(
     "grad_clip", 1.0, "the gradient's largest norm; 0 is no bound", lower_bound=0
@@ -86,8 +92,8 @@ PROCESS_ID = kinds.define_integer(
 WORKDIR = kinds.define_path("workdir", None, "the run's folder; by default under runs/")
 
 IDENTITY = (
-    DATASET, IMAGE_SIZE, BATCH_SIZE, ACCUMULATE, LEARNING_RATE, WARMUP_STEPS, GRAD_CLIP, EMA_DECAY,
-    SEED,
+    DATASET, IMAGE_SIZE, BATCH_SIZE, ACCUMULATE, OPTIMIZER, LEARNING_RATE, RATE, WARMUP_STEPS,
+    GRAD_CLIP, EMA_DECAY, SEED,
 )  # fmt: skip
 FREE = (
     DATA_DIR, MAX_BAD_RECORDS, MAX_BAD_STEPS, STEPS, LOG_EVERY, CHECKPOINT_EVERY,
@@ -128,6 +134,13 @@ def begun_task() -> Task | None:
         return None
     task: Task = runs.open_run(WORKDIR.value)[1].task
     return task
+
+
+def refuse_optimizers(why: str) -> None:
+    """Raises UserError where a flag asks for another optimizer than the program's own."""
+    for flag in (OPTIMIZER, RATE):
+        if flag.present:
+            raise UserError(f"--{flag.name}={flag.value} does nothing here, {why}: leave it out")
 
 
 def build_for(

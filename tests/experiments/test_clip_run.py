@@ -163,6 +163,7 @@ def test_one_loss_on_any_layout(tmp_path, loss, layout):
         (["--vision=classifier()"], "has no image_size"),
         (["--text=clip_text(vocab_size=9)"], "--text has vocab_size=9, where 49408 is needed"),
         (["--vision=siglip_vision(hidden_size=24)"], "24 numbers and texts in 8"),
+        (["--optimizer=muon"], "--optimizer=muon does nothing here"),
         (["--words=1"], "words=1.0: choose 0 up to, but not, 1 (--words)"),
     ],
 )

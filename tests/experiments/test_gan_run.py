@@ -138,6 +138,7 @@ WRONG = {
     "colour": ("--model=dcgan(image_channels=3)", "where 1 is needed: leave it out"),
     "another network": ("--model=unet", "no 'unet' in gan"),
     "an unknown loss": ("--loss=wasserstein", "non_saturating"),
+    "another optimizer": ("--rate=constant", "--rate=constant does nothing here"),
     "a penalty below 0": ("--r1=-1", "r1"),
     "a common clip": ("--grad_clip=0.5", "leave it out"),
     "a run for a judge": ("--judge={trained}", "where a classifier run is needed"),

@@ -118,3 +118,20 @@ def test_a_damaged_image_is_skipped_and_named_where_that_is_allowed(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("skipping a bad record, 1 of at most 1: ") == 1
     assert "07.png" in done.stderr
+
+
+@pytest.mark.parametrize(("rate", "step", "told"), [
+    ("cosine", 10, True), ("constant(cooldown=0.25)", 15, False),
+    ("constant(cooldown=0.25)", 16, True),
+])  # fmt: skip
+def test_a_steady_rate_can_be_given_more_steps_until_it_cools(set_flags, rate, step, told):
+    """A run of 20 steps, of which the last 5 cool, goes on to 40."""
+    set_flags(*RUN_FLAGS, f"--rate={rate}")
+    records = Embedded().open("train", None)
+    config = RunConfig(ddpm.describe(records), learning.training())
+    conduct = session.Conduct(Plan(40, 10, 10, sample_every=1000))
+    loss = config.task.loss({})
+    setup = session.Setup(config, records, {}, loss, lambda *shown: None, conduct)
+    lines = list(session.changes(setup, {"steps": 20, "images": len(records)}, step))
+    assert bool(lines) == told
+    assert not told or rate.partition("(")[0] in lines[0]
