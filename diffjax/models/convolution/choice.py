@@ -16,6 +16,7 @@ import platformdirs
 
 from diffjax.models.convolution.direct import Direct
 from diffjax.models.convolution.im2col import Im2col
+from diffjax.models.convolution.phases import Phases
 from diffjax.models.convolution.window import Path, Window
 from diffjax.models.convolution.winograd import Winograd
 
@@ -24,13 +25,14 @@ from diffjax.models.convolution.winograd import Winograd
 LARGEST = 2**23
 IN_PARTS = {
     "forward": {"direct", "winograd2", "winograd4"},
-    "input_gradient": {"direct", "winograd2", "winograd4"},
-    "weight_gradient": {"direct"},
+    "input_gradient": {"direct", "phases", "winograd2", "winograd4"},
+    "weight_gradient": {"direct", "phases"},
 }
 OPERATIONS = ("forward", "input_gradient", "weight_gradient")
 PATHS: dict[str, Path] = {
     "direct": Direct(),
     "im2col": Im2col(),
+    "phases": Phases(),
     "winograd2": Winograd(2),
     "winograd4": Winograd(4),
 }
@@ -61,7 +63,7 @@ def choose(operation: str, x: Sequence[int], w: Sequence[int], window: Window) -
     rows = _comparable(table()).get((operation, window.kernel, window.strides), ())
     near = [row for row in rows if row.path in able]
     if not near or 0 in x:  # no images, no choice
-        return PATHS["direct"]
+        return PATHS[_unmeasured(operation, window)]
     shape = (x[0], math.sqrt(x[1] * x[2]), w[2], w[3])
     # How many doublings lie between, all in all. No function of its own: under test each call of
     # one is checked, and these are many.
@@ -70,6 +72,12 @@ def choose(operation: str, x: Sequence[int], w: Sequence[int], window: Window) -
         key=lambda row: sum(abs(math.log2(a / b)) for a, b in zip(row[3:7], shape, strict=True)),
     )
     return PATHS[nearest.path]
+
+
+def _unmeasured(operation: str, window: Window) -> str:
+    """The way of a window that no row is of: gradients of strided ones are far slower directly."""
+    strided = operation != "forward" and PATHS["phases"].takes(window)
+    return "phases" if strided else "direct"
 
 
 @functools.cache
