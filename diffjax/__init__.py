@@ -6,8 +6,9 @@ run = dj.load("runs/NAME")
 images = run.sample(jax.random.key(0), labels=[0, 3, 7], steps=50, sampler="ddim", guidance=3.0)
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from diffjax import lazy
 
 if TYPE_CHECKING:
     from diffjax import (
@@ -134,13 +135,4 @@ _MODULES = {
     "scheduler_from_config": "interop",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"diffjax.{_MODULES.get(name, name)}")
-    return getattr(module, name) if name in _MODULES else module
-
-
-def __dir__() -> list[str]:
-    return [*__all__, *globals()]
+__getattr__, __dir__ = lazy.parts(__name__, _MODULES, [n for n in __all__ if n not in _MODULES])

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, overload
 
 import jax
@@ -14,6 +14,7 @@ import optax
 from jaxtyping import Array, Key
 
 import diffjax.data
+import diffjax.interop
 import diffjax.optimizers
 import diffjax.rates
 import diffjax.tasks
@@ -22,8 +23,7 @@ from diffjax.checksum import checksum
 from diffjax.data import Records
 from diffjax.errors import UserError, listed
 from diffjax.guidance.plan import Guidance
-from diffjax.interop import load_autoencoder_kl, load_dit, load_unet2d, load_vq_model
-from diffjax.interop.safetensors import read_json
+from diffjax.interop.json_files import read_json
 from diffjax.metrics.lpips import DISTANCES, NETWORKS, load_lpips
 from diffjax.models.stateful import merge_state, split_state
 from diffjax.rates.base import RateLaw
@@ -316,16 +316,16 @@ def _component(path: str, name: str) -> Component:
     kind = read_json(config).get("_class_name") if config.is_file() else None
     if kind is None:
         return load(path)[name]
-    own, read = FOLDERS.get(str(kind), (str(kind), load_unet2d))
+    own, read = FOLDERS.get(str(kind), (str(kind), "load_unet2d"))
     if own != name:
         raise UserError(f"{path} holds a {own} alone, and no {name}")
-    return Component(*read(config.parent))
+    return Component(*getattr(diffjax.interop, read)(config.parent))
 
 
-# What folders of diffusers hold, by the name of their class, and what reads them.
-FOLDERS: dict[str, tuple[str, Callable[..., tuple[Any, Params]]]] = {
-    "UNet2DModel": (DENOISER, load_unet2d),
-    "DiTTransformer2DModel": (DENOISER, load_dit),
-    "AutoencoderKL": (AUTOENCODER, load_autoencoder_kl),
-    "VQModel": (AUTOENCODER, load_vq_model),
+# What folders of diffusers hold, by their class, and the function of interop that reads them.
+FOLDERS = {
+    "UNet2DModel": (DENOISER, "load_unet2d"),
+    "DiTTransformer2DModel": (DENOISER, "load_dit"),
+    "AutoencoderKL": (AUTOENCODER, "load_autoencoder_kl"),
+    "VQModel": (AUTOENCODER, "load_vq_model"),
 }

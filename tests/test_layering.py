@@ -13,6 +13,7 @@ ALLOWED = {
     "errors": "",
     "typing": "",
     "files": "",
+    "lazy": "",
     "compiling": "",
     "devices": "",
     "arrays": "errors",
@@ -49,7 +50,7 @@ ALLOWED = {
     " typing",
     "tiling": "batches errors models typing",
     "training": "compiling devices errors files models optimizers randomness rates typing",
-    "interop": "arrays data errors files models process samplers schedules spacings spec text"
+    "interop": "arrays data errors files lazy models process samplers schedules spacings spec text"
     " third_party typing",
     "tasks": "batches compiling conditions data display editing errors files generate guidance"
     " interop metrics models objectives process randomness samplers schedules spaces spacings"

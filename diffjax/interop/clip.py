@@ -13,7 +13,7 @@ import numpy as np
 from diffjax.errors import UserError
 from diffjax.interop import openai_clip, safetensors
 from diffjax.interop.folders import CONFIG, weights_file, write_model
-from diffjax.interop.safetensors import read_json
+from diffjax.interop.json_files import read_json
 from diffjax.interop.torch_names import Slot, slots, to_tensors, to_tree
 from diffjax.interop.towers import built, fuse, split_fused
 from diffjax.models.clip import CLIP

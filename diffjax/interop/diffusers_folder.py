@@ -16,7 +16,8 @@ import diffjax.models
 from diffjax import spec
 from diffjax.errors import UserError
 from diffjax.interop.folders import CONFIG, weights_file, write_model
-from diffjax.interop.safetensors import Entry, Tensors, entries, read_json
+from diffjax.interop.json_files import read_json
+from diffjax.interop.safetensors import Entry, Tensors, entries
 from diffjax.interop.torch_names import Put, Slot, slots, to_tensors, to_tree
 from diffjax.typing import Params
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from diffjax.data.clip_images import MEAN, STD, ImageProcessor
 from diffjax.errors import UserError
-from diffjax.interop.safetensors import read_json
+from diffjax.interop.json_files import read_json
 
 CONFIG = "preprocessor_config.json"
 STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")

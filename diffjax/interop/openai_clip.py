@@ -9,7 +9,7 @@ import numpy as np
 from diffjax.errors import UserError
 from diffjax.interop import safetensors, torch_script
 from diffjax.interop.folders import weights_file
-from diffjax.interop.safetensors import read_json
+from diffjax.interop.json_files import read_json
 from diffjax.interop.towers import built, split_fused
 from diffjax.models.clip import CLIP
 

@@ -14,8 +14,8 @@ from safetensors.numpy import save
 
 from diffjax.errors import UserError
 from diffjax.files import write_whole
+from diffjax.interop.json_files import read_json
 
-MOST_TEXT = 2**26  # bytes: several times a large index or vocabulary
 METADATA = "__metadata__"  # the one name in a header that is no tensor's
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": jnp.dtype("float64"),
@@ -120,33 +120,6 @@ def _header(path: Path) -> tuple[int, dict[str, Any]]:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except SafetensorError as error:
         raise UserError(f"{path} is damaged ({error}): copy or download it again") from error
-
-
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file. Raises UserError where there is none, or more than MOST_TEXT."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(MOST_TEXT + 1)
-        text = content.decode("utf-8")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not text in UTF-8: {error}") from error
-    if len(content) > MOST_TEXT:
-        raise UserError(f"{path} has more than {MOST_TEXT:,} bytes, the most for text")
-    return text
-
-
-def read_json(path: Path) -> dict[str, object]:
-    """The object in a JSON file. Raises UserError where there is none."""
-    text = read_text(path)
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds a {type(value).__name__}, not a JSON object")
-    return value
 
 
 def encode(tensors: Mapping[str, np.ndarray]) -> bytes:

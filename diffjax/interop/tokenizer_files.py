@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from diffjax.errors import UserError, listed
-from diffjax.interop.safetensors import read_json, read_text
+from diffjax.interop.json_files import read_json, read_text
 from diffjax.text.rules import Special
 
 WHOLE, VOCABULARY, MERGES = "tokenizer.json", "vocab.json", "merges.txt"

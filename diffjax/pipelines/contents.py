@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from diffjax.errors import UserError, listed
-from diffjax.interop.safetensors import read_json
+from diffjax.interop.json_files import read_json
 
 INDEX = "model_index.json"
 FAMILIES = ("StableDiffusion", "StableDiffusionXL")

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Key
 
+import diffjax.interop
 import diffjax.models
 from diffjax.errors import UserError
-from diffjax.interop import load_tokenizer
 from diffjax.models.clip import CLIP
 from diffjax.objectives.augmentation import Augmentation
 from diffjax.objectives.contrastive import Contrast, contrastive_loss
@@ -81,7 +81,9 @@ class Contrastive(Task):
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """CLIP's, its rows as long as the text tower takes."""
-        return dataclasses.replace(load_tokenizer(), length=self.text.max_position_embeddings)
+        return dataclasses.replace(
+            diffjax.interop.load_tokenizer(), length=self.text.max_position_embeddings
+        )
 
     @property
     def batch_keys(self) -> tuple[str, ...]:

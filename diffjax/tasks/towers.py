@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32
 
+import diffjax.interop
 from diffjax.batches import in_batches
 from diffjax.conditions.base import in_turn
 from diffjax.data.clip_images import ImageProcessor
@@ -19,7 +20,6 @@ from diffjax.errors import UserError
 from diffjax.guidance.base import are_scales
 from diffjax.guidance.plan import Judged
 from diffjax.guidance.similarity import Similarity
-from diffjax.interop import load_clip, load_image_processor, load_tokenizer
 from diffjax.models.clip import CLIP
 from diffjax.tasks.base import Component
 from diffjax.text.tokenizer import Tokenizer
@@ -191,16 +191,16 @@ def towers_of_files(path: str | os.PathLike[str]) -> Towers:
 
     Without tokenizer files the tokenizer is the shipped one. Raises UserError as `load_clip` does.
     """
-    model, params = load_clip(path)
+    model, params = diffjax.interop.load_clip(path)
     folder = Path(path).expanduser()
     folder = folder if folder.is_dir() else folder.parent
     own = (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file()
-    tokenizer = load_tokenizer(folder if own else None)
+    tokenizer = diffjax.interop.load_tokenizer(folder if own else None)
     if model.text_model is not None:
         length = min(tokenizer.length, model.text_model.max_position_embeddings)
         tokenizer = dataclasses.replace(tokenizer, length=length)
     has_scale = (folder / "preprocessor_config.json").is_file()
-    processor = load_image_processor(folder if has_scale else None)
+    processor = diffjax.interop.load_image_processor(folder if has_scale else None)
     return Towers(
         model=model, params=params, tokenizer=tokenizer, mean=processor.mean, std=processor.std,
         name=Path(path).expanduser().resolve().name,

@@ -232,7 +232,7 @@ def test_merges_that_are_no_text(tmp_path):
 
 
 def test_files_are_read_within_bounds(tmp_path, monkeypatch):
-    monkeypatch.setattr("diffjax.interop.safetensors.MOST_TEXT", 1000)
+    monkeypatch.setattr("diffjax.interop.json_files.MOST_TEXT", 1000)
     with pytest.raises(dj.UserError, match=r"vocab\.json has more than 1,000 bytes"):
         dj.load_tokenizer(legacy(tmp_path))
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import typeguard
 
 from diffjax.errors import UserError
-from diffjax.interop.safetensors import read_json
+from diffjax.interop.json_files import read_json
 from diffjax.interop.schedulers.noise_levels import (
     EDMEulerScheduler,
     EulerAncestralDiscreteScheduler,
