@@ -1,6 +1,10 @@
 """Which way of computing a convolution is quickest on this machine's CPU, shape by shape.
 
 python -m experiments.benchmark convolutions
+python -m experiments.benchmark convolutions --run=DIR      the shapes of one run, in two minutes
+
+With --run the table is kept only where a whole train step of that run is faster with it: a
+convolution that is timed alone has a warm cache, and its gain is not the network's.
 
 The table goes into the user's cache folder, where every program of this library finds it from its
 next start; delete it to go back to the one that comes with the library.
@@ -10,25 +14,35 @@ import functools
 import itertools
 import json
 import pathlib
-from collections.abc import Callable, Iterator
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+from absl import flags
 from jax import Array
 from tqdm import tqdm
 
 from diffjax.display.environment import environment
 from diffjax.errors import UserError
 from diffjax.files import write_text
-from diffjax.models.convolution.choice import OPERATIONS, PATHS, TUNED, Measured
+from diffjax.models.convolution.choice import OPERATIONS, PATHS, TUNED, Measured, table, tried
 from diffjax.models.convolution.window import Window
-from experiments.flags import kinds
+from experiments.flags import cpu_devices, kinds
 from experiments.measurements import measuring
+from experiments.measurements.run_step import RunStep
 
+flags.adopt_module_key_flags(cpu_devices)
 OUT = kinds.define_path("out", None, f"the table's file; by default {TUNED}")
 BATCH = kinds.define_integers("batch", [1, 4, 32], "batches to measure", lower_bound=1)
 SIZE = kinds.define_integers("size", [4, 8, 16, 32], "heights and widths", lower_bound=1)
 WIDTH = kinds.define_integers("width", [32, 64, 128, 256], "channels", lower_bound=1)
+RUN = kinds.define_path("run", None, "a run whose shapes are measured, and whose step must gain")
+DATA_DIR = kinds.define_path("data_dir", None, "with --run: where prepared TFDS sets lie")
+SECONDS = kinds.define_number("seconds", 90.0, "with --run: how long convolutions are timed", 0)
+FASTER = 1.02  # times as fast a step must be for a table to be kept
+STEP_ROUNDS, STEP_SPAN = 7, 1.0
 GAIN = 1.1  # what another way must save over the direct one: winograd4 errs five times as much
 ROUNDS = 7
 MACHINE = ("date", "jax", "jaxlib", "cpu", "cores")  # what the times depend on
@@ -57,19 +71,71 @@ def main() -> None:
     out = pathlib.Path(OUT.value or TUNED)
     if out.is_dir():
         raise UserError(f"--out={out} is a folder: name a file in it")
+    if RUN.value is not None:
+        measure_run(out)
+        return
     out.parent.mkdir(parents=True, exist_ok=True)  # before what takes minutes
     work = [(operation, shape) for shape in shapes() for operation in OPERATIONS]
     with jax.default_device(jax.devices("cpu")[0]):  # also where there is a quicker one
         rows = [quickest(*item) for item in tqdm(work, disable=None)]
+    save(out, rows)
+    counts = {name: sum(row.path == name for row in rows) for name in PATHS}
+    print(", ".join(f"{name} {count}" for name, count in counts.items()))
+    print(f"{len(rows)} measurements in {out}")
+
+
+def save(out: pathlib.Path, rows: Sequence[Measured]) -> None:
+    """Writes a table."""
     values: dict[str, Any] = {
         "environment": {name: environment()[name] for name in MACHINE},
         "columns": Measured._fields,
         "rows": rows,
     }
     write_text(out, as_text(values))
-    counts = {name: sum(row.path == name for row in rows) for name in PATHS}
-    print(", ".join(f"{name} {count}" for name, count in counts.items()))
+
+
+def measure_run(out: pathlib.Path) -> None:
+    """A table for one run: its own shapes measured, all others as they were."""
+    for flag in (BATCH, SIZE, WIDTH):
+        if flag.present:
+            raise UserError(
+                f"--{flag.name} does nothing with --run, which has its own: leave it out"
+            )
+    cpu_devices.split_cpu(cpu_devices.cores())
+    if jax.default_backend() != "cpu":
+        raise UserError("ways are chosen on a CPU alone: set JAX_PLATFORMS=cpu")
+    step, before = RunStep(str(RUN.value), DATA_DIR.value), table()
+    with tried(before) as trial:
+        calls = {"before": step.compile()}
+    found, until = [], time.perf_counter() + SECONDS.value
+    for asked in tqdm(trial.asked, disable=None):
+        if time.perf_counter() < until:
+            found.append(quickest(asked.operation, Shape(*asked[1:7])))
+    measured = {row[:7] for row in found}
+    rows = (*found, *(row for row in before if row[:7] not in measured))
+    with tried(rows):
+        calls["after"] = step.compile()
+    taken = measuring.interleaved(calls, STEP_ROUNDS, STEP_SPAN)
+    ratios = [a / b for a, b in zip(taken["before"], taken["after"], strict=True)]
+    ratio, changed = statistics.median(ratios), changes(trial.asked, found)
+    print(
+        f"{len(found)} of {len(trial.asked)} shapes measured, {changed} go another way; a train "
+        f"step takes {1000 * min(taken['before']):.0f} ms before and "
+        f"{1000 * min(taken['after']):.0f} ms after: {ratio:.2f} times as fast "
+        f"({min(ratios):.2f} to {max(ratios):.2f})"
+    )
+    if ratio < FASTER:
+        print(f"the table stays as it was: the step must be {FASTER} times as fast")
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save(out, rows)
     print(f"{len(rows)} measurements in {out}")
+
+
+def changes(asked: Iterable[Measured], found: Iterable[Measured]) -> int:
+    """How many of the measured shapes go another way than they went."""
+    before = {question[:7]: question.path for question in asked}
+    return sum(before[row[:7]] != row.path for row in found)
 
 
 def shapes() -> Iterator[Shape]:

@@ -38,6 +38,7 @@ from diffjax.training.step import check_batch
 from diffjax.typing import Images, Params
 from experiments.flags import cpu_devices, kinds
 from experiments.measurements import measuring
+from experiments.measurements.main_job import FLAGFILE
 from experiments.measurements.torch_peer import Peer, libraries
 
 
@@ -90,7 +91,6 @@ ROUNDS = kinds.define_integer("rounds", 3, "times that all sides take turns", lo
 JOB_STEPS = kinds.define_integer("job_steps", 3000, "steps of the main job", lower_bound=1)
 OUT = kinds.define_path("out", "benchmark", "the folder to write")
 OURS, SPAN = "diffjax", 2.0
-FLAGFILE = pathlib.Path(__file__).parents[1] / "flagfiles" / "ddpm_fashion_mnist.flags"
 
 
 def main() -> None:

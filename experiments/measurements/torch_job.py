@@ -6,8 +6,6 @@ The network, images, batches, optimizer, pictures and checkpoints are those of
 experiments/flagfiles/ddpm_fashion_mnist.flags.
 """
 
-import functools
-import importlib.resources
 import math
 import pathlib
 
@@ -21,19 +19,12 @@ from diffjax.data.embedded import Embedded
 from diffjax.data.images import to_uint8
 from diffjax.display.images import save_grid
 from experiments.flags import kinds
+from experiments.measurements.main_job import flagfile
 from experiments.measurements.torch_peer import Peer, libraries
 from experiments.start import command
 
 OUT = kinds.define_path("out", None, "the folder to write", required=True)
 STEPS = kinds.define_integer("steps", 3000, "train up to this step", lower_bound=1)
-FLAGFILE = "flagfiles/ddpm_fashion_mnist.flags"
-
-
-@functools.cache
-def flagfile() -> dict[str, str]:
-    """The main job's flags."""
-    lines = (importlib.resources.files("experiments") / FLAGFILE).read_text().splitlines()
-    return dict(line[2:].split("=", 1) for line in lines if line.startswith("--"))
 
 
 def share_of_peak(step: int) -> float:

@@ -57,7 +57,7 @@ def test_samplers(trained, judge, tmp_path):
 def test_what_is_refused(trained, judge):
     run, by = f"--run={trained}", f"--judge={judge}"
     for flags, message in (
-        ((), "choose one of: convolutions, peers, pipelines, samplers, scaling, train"),
+        ((), "choose one of: convolutions, peers, pipelines, recipes, samplers, scaling, train"),
         (("sampler", run, by), "no benchmark 'sampler'"),
         (("samplers", run), "--judge"),
         (("samplers", run, by, "--nfe=0"), "--nfe=0"),

@@ -1,6 +1,7 @@
 """The convolutions' table from the command line: who reads it, what a stop leaves, refusals."""
 
 import json
+import re
 import signal
 import time
 
@@ -8,7 +9,9 @@ import pytest
 from programs import check_refused, finish, program, start
 
 from diffjax.models.convolution import choice
+from diffjax.models.convolution.choice import Measured
 from diffjax.models.convolution.window import Window
+from experiments.benchmarks import convolutions
 
 SMALL = ("convolutions", "--batch=1", "--size=4", "--width=8")
 
@@ -68,10 +71,35 @@ def test_stopped_before_the_end_it_leaves_no_table(tuned):
     assert list(tuned.parent.iterdir()) == []
 
 
+def test_a_table_for_a_run_is_kept_where_its_step_is_faster(trained, tuned):
+    """Other shapes stay as they are, and the run's own come first."""
+    done = program("benchmark", "convolutions", f"--run={trained}", "--seconds=2", f"--out={tuned}")
+    assert done.returncode == 0, done.stderr
+    told = re.search(
+        r"^(\d+) of (\d+) shapes measured, (\d+) go another way.*: ([\d.]+) times as fast",
+        done.stdout, re.MULTILINE,
+    )  # fmt: skip
+    measured, asked, changed, ratio = int(told[1]), int(told[2]), int(told[3]), float(told[4])
+    assert 0 < measured <= asked
+    assert changed <= measured
+    assert tuned.exists() == (ratio >= 1.02), "as the unrounded ratio decides"
+    if tuned.exists():
+        rows = json.loads(tuned.read_text())["rows"]
+        assert len({tuple(row[:7]) for row in rows}) == len(rows) >= len(choice.table())
+
+
+def test_which_shapes_go_another_way():
+    one = Measured("forward", 3, 1, 2, 8, 4, 4, "direct", 1.0)
+    other = one._replace(batch=4, path="im2col")
+    found = [one._replace(path="winograd2", gain=1.3), other._replace(gain=1.2)]
+    assert convolutions.changes([one, other], found) == 1
+
+
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
         ("--batch=0", "--batch=0"),
+        ("--run={folder}", "--batch does nothing with --run"),
         ("--out={folder}", "is a folder"),
         ("--out={file}/table.json", "make room or mend it"),
     ],

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jax import lax
 from scipy import signal
 
-from diffjax.models.convolution import choice, conv_general_dilated, winograd
+from diffjax.models.convolution import choice, conv_general_dilated, processor, winograd
 from diffjax.models.convolution.choice import OPERATIONS, PATHS, Measured, choose
 from diffjax.models.convolution.window import Window
 from diffjax.models.layers import Conv
@@ -454,11 +454,53 @@ def test_a_folder_in_the_place_of_the_table_is_left_aside(tuned, capsys):
     assert str(tuned) in capsys.readouterr().err
 
 
-def test_the_wheel_holds_the_shipped_table():
+def test_the_wheel_holds_the_shipped_tables():
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
-    package = ".".join(choice.SHIPPED.parent.relative_to(ROOT).parts)
-    assert choice.SHIPPED.name in config["options.package_data"][package].split()
+    package = ".".join(choice.MEASURED.parent.relative_to(ROOT).parts)
+    assert f"{choice.MEASURED.name}/*.json" in config["options.package_data"][package].split()
+
+
+FOUND = ["amd_avx512", "arm_neon", "intel_avx2"]
+
+
+@pytest.mark.parametrize(
+    ("info", "kind", "table"),
+    [
+        ("vendor_id\t: AuthenticAMD\nflags\t\t: fpu avx2 avx512f", "amd_avx512", "amd_avx512"),
+        ("vendor_id\t: GenuineIntel\nflags\t\t: avx avx2 avx512f", "intel_avx512", "amd_avx512"),
+        ("vendor_id\t: AuthenticAMD\nflags\t\t: avx avx2", "amd_avx2", "intel_avx2"),
+        ("processor\t: 0\nFeatures\t: neon", "other_other", "amd_avx512"),
+        (None, "other_other", "amd_avx512"),
+    ],
+)
+def test_a_processor_takes_the_table_of_its_kind(info, kind, table, tmp_path, monkeypatch):
+    monkeypatch.setattr(processor, "INFO", tmp_path / "cpuinfo")
+    if info is not None:
+        processor.INFO.write_text(info)
+    assert processor.processor() == kind
+    assert processor.nearest(kind, FOUND, choice.DEFAULT) == table
+
+
+def test_every_shipped_table_can_be_read():
+    kinds = [path.stem for path in choice.MEASURED.iterdir()]
+    assert choice.DEFAULT in kinds
+    for kind in kinds:
+        assert choice.shipped(kind).stem == kind
+        assert len(choice._read(choice.shipped(kind))) > 100
+
+
+def test_a_table_that_is_tried_is_asked_and_then_forgotten():
+    rows = (Measured("forward", 3, 1, 2, 8, 4, 4, "im2col", 2.0),)
+    with choice.tried(rows) as trial:
+        assert choose("forward", (2, 8, 8, 4), (3, 3, 4, 4), SAME) is PATHS["im2col"]
+        assert choose("forward", (2, 4, 16, 4), (3, 3, 4, 4), SAME) is PATHS["im2col"]
+        assert choose("forward", (2, 8, 8, 4), (1, 3, 4, 4), SAME._replace(kernel=(1, 3)))
+    assert list(trial.asked) == [rows[0]._replace(gain=1.0)]
+    before = choose("forward", (2, 8, 8, 4), (3, 3, 4, 4), SAME)
+    assert (
+        before is PATHS[choice._name("forward", (2, 8, 8, 4), (3, 3, 4, 4), SAME, choice.table())]
+    )
 
 
 @pytest.mark.parametrize(

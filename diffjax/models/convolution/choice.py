@@ -1,15 +1,17 @@
 """Which way a convolution takes on a CPU: the one that was quickest on the nearest measured shape.
 
-The table comes with the library. Another one, measured on this machine and put into the user's
-cache folder, is used instead from the next start.
+Tables come with the library, one for each kind of processor that was measured. Another one,
+measured on this machine and put into the user's cache folder, is used instead from the next start.
 """
 
+import contextlib
+import contextvars
 import functools
 import json
 import math
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import platformdirs
@@ -17,6 +19,7 @@ import platformdirs
 from diffjax.models.convolution.direct import Direct
 from diffjax.models.convolution.im2col import Im2col
 from diffjax.models.convolution.phases import Phases
+from diffjax.models.convolution.processor import nearest, processor
 from diffjax.models.convolution.window import Path, Window
 from diffjax.models.convolution.winograd import Winograd
 
@@ -36,7 +39,8 @@ PATHS: dict[str, Path] = {
     "winograd2": Winograd(2),
     "winograd4": Winograd(4),
 }
-SHIPPED = pathlib.Path(__file__).parent / "measured.json"
+MEASURED = pathlib.Path(__file__).parent / "measured"
+DEFAULT = "amd_avx512"
 TUNED = platformdirs.user_cache_path("diffjax") / "convolutions.json"
 Kind = tuple[str, tuple[int, int], tuple[int, int]]
 
@@ -55,23 +59,61 @@ class Measured(NamedTuple):
     gain: float  # the direct way's time over its own
 
 
+class Trial(NamedTuple):
+    """A table that is tried, and the questions that programs ask of it meanwhile."""
+
+    rows: tuple[Measured, ...]
+    asked: dict[Measured, None]  # of each question the answer, in the order in which they came
+
+
+_TRIAL: contextvars.ContextVar[Trial | None] = contextvars.ContextVar("_TRIAL", default=None)
+
+
+@contextlib.contextmanager
+def tried(rows: tuple[Measured, ...]) -> Iterator[Trial]:
+    """Programs that are traced meanwhile take their ways from these rows; what they ask is told."""
+    token = _TRIAL.set(trial := Trial(rows, {}))
+    try:
+        yield trial
+    finally:
+        _TRIAL.reset(token)
+
+
 def choose(operation: str, x: Sequence[int], w: Sequence[int], window: Window) -> Path:
     """The path for images of shape `x`, BHWC, and a kernel of shape `w`, HWIO."""
+    if (trial := _TRIAL.get()) is None:
+        return PATHS[_name(operation, x, w, window, table())]
+    name = _name(operation, x, w, window, trial.rows)
+    if window.kernel[0] == window.kernel[1] and window.strides[0] == window.strides[1]:
+        size = round(math.sqrt(x[1] * x[2]))
+        kernel, stride = window.kernel[0], window.strides[0]
+        trial.asked[Measured(operation, kernel, stride, x[0], size, w[2], w[3], name, 1.0)] = None
+    return PATHS[name]
+
+
+def _name(
+    operation: str,
+    x: Sequence[int],
+    w: Sequence[int],
+    window: Window,
+    measured: tuple[Measured, ...],
+) -> str:
+    """The path's name by these rows."""
     large = x[1] * x[2] * (w[2] + w[3]) > LARGEST
     able = IN_PARTS[operation] if large else PATHS.keys()
     able = {name for name in able if PATHS[name].takes(window)}
-    rows = _comparable(table()).get((operation, window.kernel, window.strides), ())
+    rows = _comparable(measured).get((operation, window.kernel, window.strides), ())
     near = [row for row in rows if row.path in able]
     if not near or 0 in x:  # no images, no choice
-        return PATHS[_unmeasured(operation, window)]
+        return _unmeasured(operation, window)
     shape = (x[0], math.sqrt(x[1] * x[2]), w[2], w[3])
     # How many doublings lie between, all in all. No function of its own: under test each call of
     # one is checked, and these are many.
-    nearest = min(
+    best = min(
         near,
         key=lambda row: sum(abs(math.log2(a / b)) for a, b in zip(row[3:7], shape, strict=True)),
     )
-    return PATHS[nearest.path]
+    return best.path
 
 
 def _unmeasured(operation: str, window: Window) -> str:
@@ -93,7 +135,13 @@ def table() -> tuple[Measured, ...]:
             "measure a new one or delete it",
             file=sys.stderr,
         )
-    return _read(SHIPPED)
+    return _read(shipped(processor()))
+
+
+def shipped(kind: str) -> pathlib.Path:
+    """The table that comes with the library for a kind of processor."""
+    names = [path.stem for path in MEASURED.glob("*.json")]
+    return MEASURED / f"{nearest(kind, names, DEFAULT)}.json"
 
 
 def _read(path: pathlib.Path) -> tuple[Measured, ...]:
