@@ -48,10 +48,10 @@ RECIPES = {
         lambda step: min(0.9999, 1 - (1 + step) ** -0.75),
         lambda snr: 1.0,
     ),
-    # The Trainer of its README, and the defaults of GaussianDiffusion: v with the weight of x0's
-    # error, a sigmoid schedule, a constant rate, two batches of 32 a step.
+    # The Trainer of its README, and the defaults of GaussianDiffusion: v weighted
+    # as the error of eps, a sigmoid schedule, a constant rate, two batches of 32 a step.
     "denoising-diffusion-pytorch": Recipe(
-        {"lr": 8e-5, "betas": (0.9, 0.99)},
+        {"lr": 8e-5, "betas": (0.9, 0.99), "weight_decay": 0.0},
         {"beta_schedule": "sigmoid", "prediction_type": "v_prediction"},
         64,
         lambda step, share: 1.0,
