@@ -16,7 +16,7 @@ import json
 import pathlib
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -28,10 +28,11 @@ from diffjax.display.environment import environment
 from diffjax.errors import UserError
 from diffjax.files import write_text
 from diffjax.models.convolution.choice import OPERATIONS, PATHS, TUNED, Measured, table, tried
+from diffjax.models.convolution.processor import processor
 from diffjax.models.convolution.window import Window
 from experiments.flags import cpu_devices, kinds
 from experiments.measurements import measuring
-from experiments.measurements.run_step import RunStep
+from experiments.measurements.run_step import FASTER, RunStep, changes, is_faster
 
 flags.adopt_module_key_flags(cpu_devices)
 OUT = kinds.define_path("out", None, f"the table's file; by default {TUNED}")
@@ -41,7 +42,6 @@ WIDTH = kinds.define_integers("width", [32, 64, 128, 256], "channels", lower_bou
 RUN = kinds.define_path("run", None, "a run whose shapes are measured, and whose step must gain")
 DATA_DIR = kinds.define_path("data_dir", None, "with --run: where prepared TFDS sets lie")
 SECONDS = kinds.define_number("seconds", 90.0, "with --run: how long convolutions are timed", 0)
-FASTER = 1.02  # times as fast a step must be for a table to be kept
 STEP_ROUNDS, STEP_SPAN = 7, 1.0
 GAIN = 1.1  # what another way must save over the direct one: winograd4 errs five times as much
 ROUNDS = 7
@@ -74,6 +74,9 @@ def main() -> None:
     if RUN.value is not None:
         measure_run(out)
         return
+    for flag in (DATA_DIR, SECONDS, cpu_devices.CPU_DEVICES):
+        if flag.present:
+            raise UserError(f"--{flag.name} does nothing without --run")
     out.parent.mkdir(parents=True, exist_ok=True)  # before what takes minutes
     work = [(operation, shape) for shape in shapes() for operation in OPERATIONS]
     with jax.default_device(jax.devices("cpu")[0]):  # also where there is a quicker one
@@ -87,7 +90,7 @@ def main() -> None:
 def save(out: pathlib.Path, rows: Sequence[Measured]) -> None:
     """Writes a table."""
     values: dict[str, Any] = {
-        "environment": {name: environment()[name] for name in MACHINE},
+        "environment": {**{n: environment()[n] for n in MACHINE}, "kind": processor()},
         "columns": Measured._fields,
         "rows": rows,
     }
@@ -133,18 +136,6 @@ def measure_run(out: pathlib.Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     save(out, rows)
     print(f"{len(rows)} measurements in {out}")
-
-
-def is_faster(ratios: Sequence[float]) -> bool:
-    """Whether a step gains by more than a shared machine comes and goes."""
-    lower = statistics.quantiles(ratios, n=4, method="inclusive")[0]
-    return statistics.median(ratios) >= FASTER and lower >= 1
-
-
-def changes(asked: Iterable[Measured], found: Iterable[Measured]) -> int:
-    """How many of the measured shapes go another way than they went."""
-    before = {question[:7]: question.path for question in asked}
-    return sum(before[row[:7]] != row.path for row in found)
 
 
 def shapes() -> Iterator[Shape]:

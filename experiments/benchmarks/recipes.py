@@ -9,7 +9,6 @@ steps: the main job as its flagfile says, the others by DDIM, whose better of et
 
 import os
 import pathlib
-import statistics
 import subprocess
 import sys
 import time
@@ -27,11 +26,11 @@ from experiments.evaluations import drawn, held_out
 from experiments.flags import cpu_devices, kinds
 from experiments.measurements import measuring, torch_peer
 from experiments.measurements.main_job import FLAGFILE, flagfile
-from experiments.measurements.other_recipes import RECIPES
+from experiments.measurements.other_recipes import OURS, RECIPES, medians, share
 
 for module in (cpu_devices, held_out, drawn):
     flags.adopt_module_key_flags(module)
-OURS, REACH = "diffjax", 0.5  # of the nearer one's distance
+REACH = 0.5  # of the nearest other one's distance
 JOB_STEPS = kinds.define_integer("job_steps", None, "steps of the main job, for a try", 1)
 SEEDS = kinds.define_integer("seeds", 3, "times that all are trained", lower_bound=1)
 OUT = kinds.define_path("out", "benchmark", "the folder to write, with runs and images")
@@ -41,6 +40,9 @@ def main() -> None:
     torch_peer.libraries()  # before what takes minutes
     if drawn.JUDGE.value is None:
         raise UserError("recipes needs --judge, a run of experiments.classifier")
+    for flag in (drawn.GUIDANCE, drawn.CHOSEN):
+        if flag.present:
+            raise UserError(f"--{flag.name} does nothing with recipes: leave it out")
     runs.load(drawn.JUDGE.value, Classification)  # or it would be refused after the first training
     if not drawn.SAMPLER.present:
         flags.FLAGS[drawn.SAMPLER.name].value = flagfile()["sampler"]
@@ -104,21 +106,6 @@ def program(name: str, *arguments: str, cache: pathlib.Path | None = None) -> fl
     if done.returncode:
         raise UserError(f"{name} failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
     return time.perf_counter() - start
-
-
-def medians(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """The Fréchet distance of each side, the median over seeds."""
-    sides = dict.fromkeys(row["side"] for row in rows)
-    return {
-        side: statistics.median(row["frechet"] for row in rows if row["side"] == side)
-        for side in sides
-    }
-
-
-def share(rows: list[dict[str, Any]]) -> float:
-    """Our distance over that of the nearest other one."""
-    distances = medians(rows)
-    return distances.pop(OURS) / min(distances.values())
 
 
 def told(row: dict[str, Any]) -> str:

@@ -139,7 +139,7 @@ def begun_task() -> Task | None:
 def refuse_optimizers(why: str) -> None:
     """Raises UserError where a flag asks for another optimizer than the program's own."""
     for flag in (OPTIMIZER, RATE):
-        if flag.present:
+        if flag.value != flag.default:  # flags.txt of a run names the default too
             raise UserError(f"--{flag.name}={flag.value} does nothing here, {why}: leave it out")
 
 

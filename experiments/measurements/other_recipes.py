@@ -2,10 +2,13 @@
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+OURS = "diffjax"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,3 +75,18 @@ def noise_of(recipe: Recipe) -> dict[str, Any]:
         alpha_bar = (high - 1 / (1 + np.exp(3 - 6 * t))) / (high - low)
         options["trained_betas"] = np.clip(1 - alpha_bar[1:] / alpha_bar[:-1], 0, 0.999)
     return options
+
+
+def medians(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """The Fréchet distance of each side, the median over seeds."""
+    sides = dict.fromkeys(row["side"] for row in rows)
+    return {
+        side: statistics.median(row["frechet"] for row in rows if row["side"] == side)
+        for side in sides
+    }
+
+
+def share(rows: list[dict[str, Any]]) -> float:
+    """Our distance over that of the nearest other one."""
+    distances = medians(rows)
+    return distances.pop(OURS) / min(distances.values())

@@ -1,6 +1,7 @@
 """The train step of a run, to be compiled and timed, on a batch of the run's own records."""
 
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -9,10 +10,12 @@ import numpy as np
 import diffjax.data
 from diffjax import runs
 from diffjax.errors import UserError
+from diffjax.models.convolution.choice import Measured
 from diffjax.tasks.base import params_of
 from diffjax.training.parallel import Pmap, on_one_device, replicate
 from diffjax.training.step import check_batch, init_state, make_train_step
 
+FASTER = 1.02  # times as fast a step must be for a table to be kept
 STEPS = 1000  # the run's length here, which only the learning rate follows
 
 
@@ -62,3 +65,15 @@ class RunStep:
 
         jax.block_until_ready(call())
         return call
+
+
+def is_faster(ratios: Sequence[float]) -> bool:
+    """Whether a step gains by more than a shared machine comes and goes."""
+    lower = statistics.quantiles(ratios, n=4, method="inclusive")[0]
+    return statistics.median(ratios) >= FASTER and lower >= 1
+
+
+def changes(asked: Iterable[Measured], found: Iterable[Measured]) -> int:
+    """How many of the measured shapes go another way than they went."""
+    before = {question[:7]: question.path for question in asked}
+    return sum(before[row[:7]] != row.path for row in found)

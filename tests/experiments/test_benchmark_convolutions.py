@@ -11,7 +11,7 @@ from programs import check_refused, finish, program, start
 from diffjax.models.convolution import choice
 from diffjax.models.convolution.choice import Measured
 from diffjax.models.convolution.window import Window
-from experiments.benchmarks import convolutions
+from experiments.measurements.run_step import changes, is_faster
 
 SMALL = ("convolutions", "--batch=1", "--size=4", "--width=8")
 
@@ -91,16 +91,16 @@ def test_a_table_for_a_run_is_kept_where_its_step_is_faster(trained, tuned):
 
 
 def test_a_gain_must_be_seen_in_most_rounds():
-    assert convolutions.is_faster([1.1, 1.0, 1.05, 0.8, 1.2, 1.03, 1.1])
-    assert not convolutions.is_faster([1.1, 0.9, 1.3, 0.8, 1.2, 1.03, 1.1])
-    assert not convolutions.is_faster([1.01] * 7)
+    assert is_faster([1.1, 1.0, 1.05, 0.8, 1.2, 1.03, 1.1])
+    assert not is_faster([1.1, 0.9, 1.3, 0.8, 1.2, 1.03, 1.1])
+    assert not is_faster([1.01] * 7)
 
 
 def test_which_shapes_go_another_way():
     one = Measured("forward", 3, 1, 2, 8, 4, 4, "direct", 1.0)
     other = one._replace(batch=4, path="im2col")
     found = [one._replace(path="winograd2", gain=1.3), other._replace(gain=1.2)]
-    assert convolutions.changes([one, other], found) == 1
+    assert changes([one, other], found) == 1
 
 
 @pytest.mark.parametrize(
@@ -108,6 +108,7 @@ def test_which_shapes_go_another_way():
     [
         ("--batch=0", "--batch=0"),
         ("--run={folder}", "--batch does nothing with --run"),
+        ("--seconds=5", "--seconds does nothing without --run"),
         ("--out={folder}", "is a folder"),
         ("--out={file}/table.json", "make room or mend it"),
     ],

@@ -1,4 +1,4 @@
-"""The recipes that the main job is set beside, and the benchmark from end to end."""
+"""The recipes that the main job is set beside: their formulas, and that each trains and draws."""
 
 import subprocess
 import sys
@@ -9,8 +9,7 @@ import pytest
 from programs import ROOT, check_refused
 
 from diffjax.schedules.sigmoid import Sigmoid
-from experiments.benchmarks import recipes
-from experiments.measurements.other_recipes import RECIPES, noise_of
+from experiments.measurements.other_recipes import RECIPES, noise_of, share
 
 
 @pytest.mark.parity
@@ -71,4 +70,4 @@ def test_the_nearest_of_the_others_counts():
         for side, values in {"diffjax": (9, 10, 30), "a": (50, 20, 30), "b": (40, 41, 5)}.items()
         for value in values
     ]
-    assert recipes.share(rows) == pytest.approx(10 / 30)
+    assert share(rows) == pytest.approx(10 / 30)
