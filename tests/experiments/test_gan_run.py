@@ -181,6 +181,13 @@ def test_mistakes(trained, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_its_flags_txt_is_taken_again(whole):
+    folder, _ = whole
+    done = program("gan", f"--flagfile={folder}/flags.txt", f"--workdir={folder}")
+    assert done.returncode == 0, done.stderr
+    assert "done: step 4" in done.stdout
+
+
 @pytest.mark.slow
 def test_two_devices_learn_as_one(whole, tmp_path):
     train(tmp_path / "two", devices=2)
