@@ -28,7 +28,7 @@ ALLOWED = {
     "rates": "errors spec",
     "spacings": "errors schedules spec",
     "models": "conditions errors spec typing",
-    "data": "errors spec third_party",
+    "data": "errors lazy spec third_party",
     "text": "errors",
     "deconvolution": "",
     "display": "files",
@@ -49,7 +49,7 @@ ALLOWED = {
     "editing": "arrays data errors generate guidance process randomness samplers schedules spacings"
     " typing",
     "tiling": "batches errors models typing",
-    "training": "compiling devices errors files models optimizers randomness rates typing",
+    "training": "compiling devices errors files lazy models optimizers randomness rates typing",
     "interop": "arrays data errors files lazy models process samplers schedules spacings spec text"
     " third_party typing",
     "tasks": "batches compiling conditions data display editing errors files generate guidance"

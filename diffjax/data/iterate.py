@@ -4,20 +4,25 @@ import functools
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-import grain
 import numpy as np
 
+from diffjax import lazy
 from diffjax.data.base import Record, Records
 from diffjax.data.skipping import Skipping, read_all
 from diffjax.errors import UserError
+
+if TYPE_CHECKING:
+    import grain
+else:
+    grain = lazy.module("grain")
 
 Batch = dict[str, np.ndarray]
 # Batches are read ahead while the device computes. Decoding gains from a few threads; many more
 # would only contend for the interpreter's lock.
 THREADS = max(2, min(8, os.cpu_count() or 1))
 LARGE = 1024  # a batch of more images may not be larger than the set
-READ_AHEAD = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * THREADS)
 
 
 def batches(
@@ -27,7 +32,7 @@ def batches(
     process_index: int = 0,
     process_count: int = 1,
     max_bad_records: int = 0,
-) -> grain.DatasetIterator:
+) -> "grain.DatasetIterator":
     """Batches without end: every record once an epoch, in an order of its own each epoch.
 
     A batch maps `image` (float32 BHWC in [-1, 1]), `label` (int32) and `text` (str) to arrays, as
@@ -59,7 +64,8 @@ def batches(
         places = (divmod(place, len(records)) for place in range(start, start + local))
         return _stack(rows([int(order(epoch)[place]) for epoch, place in places]))
 
-    return iter(grain.MapDataset.range(sys.maxsize).map(read).to_iter_dataset(READ_AHEAD))
+    ahead = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * THREADS)
+    return iter(grain.MapDataset.range(sys.maxsize).map(read).to_iter_dataset(ahead))
 
 
 def epoch(records: Records, batch_size: int) -> Iterator[Batch]:

@@ -13,14 +13,19 @@ import pathlib
 import re
 import shutil
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-import orbax.checkpoint as ocp
 
+from diffjax import lazy
 from diffjax.errors import UserError
 from diffjax.files import PART, write_text
 from diffjax.training.parallel import wait_for_all
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
+else:
+    ocp = lazy.module("orbax.checkpoint")
 
 MANIFEST = "manifest.json"
 UNFINISHED = "*.orbax-checkpoint-tmp"

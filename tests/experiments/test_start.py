@@ -91,3 +91,12 @@ def test_a_folder_that_cannot_be_made_is_no_fault(tmp_path):
 def test_or_where_jaxs_own_variables_say(tmp_path):
     assert compile_one(tmp_path, JAX_ENABLE_COMPILATION_CACHE="false") == set()
     assert compile_one(tmp_path, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "other")) == {"other"}
+
+
+def test_what_only_training_needs_is_not_imported_for_help():
+    listing = "import sys, experiments.ddpm; print(*sys.modules)"
+    command = [sys.executable, "-c", listing]
+    modules = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert "experiments.ddpm" in modules
+    slow = ("grain.", "orbax.checkpoint.", "tensorflow_datasets.", "torch", "matplotlib.")
+    assert [name for name in modules if name.startswith(slow)] == []
