@@ -133,9 +133,12 @@ class RunConfig(Generic[T]):
 
     def name(self) -> str:
         """A name for the folder that is this config's own, wherever its sources lie."""
-        digest = hashlib.sha256(as_text(flat(self.to_dict())).encode()).hexdigest()[:8]
         dataset = self.training.dataset.partition("(")[0]
-        return f"{self.task.name}_{dataset}_{digest}"
+        return f"{self.task.name}_{dataset}_{self.digest()[:8]}"
+
+    def digest(self) -> str:
+        """SHA-256, in hex, of all that makes the run what it is."""
+        return hashlib.sha256(as_text(flat(self.to_dict())).encode()).hexdigest()
 
 
 class Options(TypedDict, total=False):

@@ -26,10 +26,10 @@ from experiments.evaluations import (
     sweep,
 )
 from experiments.evaluations.saved import read_saved, warn_if_read_only
-from experiments.flags import cpu_devices, kinds
+from experiments.flags import cpu_devices, kinds, marking
 from experiments.start import command
 
-for module in (cpu_devices, held_out, drawn, caption_fit, loss, bpd, reconstructions):
+for module in (cpu_devices, marking, held_out, drawn, caption_fit, loss, bpd, reconstructions):
     flags.adopt_module_key_flags(module)
 RUN = kinds.define_path("run", None, "the folder of the run that is measured", required=True)
 CHOSEN = flags.DEFINE_list(
@@ -78,8 +78,9 @@ def main() -> None:
         caption_fit.check(config.task)
     real = held_out.of_run(config, held_out.read_by(config.task)) if told else None
     run = runs.load(RUN.value, DenoiserTask)
-    for metric in draws:
-        DRAWN[metric](run, path)
+    with marking.marked(config.digest(), held_out.SEED.value):
+        for metric in draws:
+            DRAWN[metric](run, path)
     if real is not None:
         for metric in told:
             HELD_OUT[metric](run, real, path)

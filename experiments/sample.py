@@ -22,12 +22,20 @@ import diffjax.samplers
 import diffjax.spacings
 from diffjax import runs, spec
 from diffjax.data.images import to_uint8
-from diffjax.display.images import save_film, save_grid
+from diffjax.display.images import save_film, save_grid, save_picture
 from diffjax.errors import UserError
-from diffjax.files import write_whole
 from diffjax.generate import make_draw, times_of
 from diffjax.tasks.denoisers import DENOISER, DenoiserTask
-from experiments.flags import cpu_devices, edits, guiding, kinds, out_folder, pipeline, specs
+from experiments.flags import (
+    cpu_devices,
+    edits,
+    guiding,
+    kinds,
+    marking,
+    out_folder,
+    pipeline,
+    specs,
+)
 from experiments.flags.making import Wanted
 from experiments.start import command
 
@@ -35,6 +43,7 @@ flags.adopt_module_key_flags(cpu_devices)
 flags.adopt_module_key_flags(guiding)
 flags.adopt_module_key_flags(edits)
 flags.adopt_module_key_flags(pipeline)
+flags.adopt_module_key_flags(marking)
 RUN = kinds.define_path("run", None, "the run's folder")
 NUM = kinds.define_integer(
     "num", 64, "images to draw; by default a few of each image of a --task, and one per prompt of "
@@ -77,11 +86,12 @@ def draw_from_pipeline() -> None:
     if SPACING.value is not None:
         options["spacing"] = spec.build(SPACING.value, diffjax.spacings)
     num = NUM.value if NUM.present else None
-    images, prompts = pipeline.draw(num, key=jax.random.key(SEED.value), **options)
+    drawn = pipeline.draw(num, key=jax.random.key(SEED.value), **options)
     out = out_folder.made(pathlib.Path(OUT.value))
-    np.savez_compressed(out / "samples.npz", images=images)
-    save_grid(out / "grid.png", images, prompts)
-    print(f"{len(images)} images of {pipeline.PIPELINE.value} in {out}")
+    np.savez_compressed(out / "samples.npz", images=drawn.images)
+    with marking.marked(drawn.weights, SEED.value):
+        save_grid(out / "grid.png", drawn.images, drawn.prompts)
+    print(f"{len(drawn.images)} images of {pipeline.PIPELINE.value} in {out}")
 
 
 def draw_from_run() -> None:
@@ -112,10 +122,11 @@ def draw_from_run() -> None:
     images = to_uint8(np.asarray(drawn.images))
     images = images if edit is None else edit.finished(images)
     np.savez_compressed(out / "samples.npz", images=images)
-    if edit is None:
-        save_grid(out / "grid.png", images, guiding.texts(task, num))
-    else:
-        write_whole(out / "grid.png", lambda part: edit.sheet(images).save(part, format="PNG"))
+    with marking.marked(run.config.digest(), SEED.value):
+        if edit is None:
+            save_grid(out / "grid.png", images, guiding.texts(task, num))
+        else:
+            save_picture(out / "grid.png", edit.sheet(images), drawn="part")
     if drawn.film.size:
         save_film(out / "trajectory.gif", to_uint8(np.asarray(drawn.film)))
     print(

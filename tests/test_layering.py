@@ -31,7 +31,7 @@ ALLOWED = {
     "data": "errors lazy spec third_party",
     "text": "errors",
     "deconvolution": "",
-    "display": "files",
+    "display": "errors files",
     "metrics": "batches checksum errors interop models third_party typing",
     "process": "errors schedules typing",
     "guidance": "batches conditions errors process schedules typing",

@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageSequence
 
 from diffjax.display.captions import captioned
+from diffjax.display.marks import Drawn, png_info
 from diffjax.files import write_whole
 
 SMALLEST_CELL = 56  # pixels: smaller images are enlarged by a whole factor, or nobody sees them
@@ -34,9 +35,17 @@ def grid(images: UInt8[np.ndarray, "N H W C"], columns: int | None = None) -> Im
 def save_grid(
     path: str | os.PathLike[str], images: UInt8[np.ndarray, "N H W C"], texts: Sequence[str] = ()
 ) -> None:
-    """Writes the grid as a PNG, whole or not at all; with texts, one under each image."""
-    sheet = captioned(images, texts) if texts else grid(images)
-    write_whole(path, lambda part: sheet.save(part, format="PNG"))
+    """Writes a grid of drawn images as a PNG; with texts, one under each image."""
+    save_picture(path, captioned(images, texts) if texts else grid(images))
+
+
+def save_picture(path: str | os.PathLike[str], sheet: Image.Image, drawn: Drawn = "all") -> None:
+    """Writes a PNG, whole or not at all, with the mark in force.
+
+    drawn: how much of the picture a model has drawn.
+    """
+    info = png_info(drawn)
+    write_whole(path, lambda part: sheet.save(part, format="PNG", pnginfo=info))
 
 
 def save_film(

@@ -16,9 +16,8 @@ import diffjax.models
 from diffjax import spec
 from diffjax.batches import in_batches
 from diffjax.data.images import to_uint8
-from diffjax.display.images import grid, save_grid
+from diffjax.display.images import grid, save_grid, save_picture
 from diffjax.errors import UserError
-from diffjax.files import write_whole
 from diffjax.metrics import codebook
 from diffjax.metrics.lpips import DISTANCES, NETWORKS, Distance, classifier_distance
 from diffjax.metrics.psnr import decibels
@@ -214,7 +213,7 @@ class Autoencoding(Task):
                 z = self.prior(jax.random.key(shown.seed), len(ten))
                 rows.append(self.decoded(params[AUTOENCODER], z))
             sheet = grid(to_uint8(np.concatenate(rows)), len(ten))
-            write_whole(folder.picture(step), lambda part: sheet.save(part, format="PNG"))
+            save_picture(folder.picture(step), sheet, drawn="part")
             if self.latent_shape == (1, 1, 2) and not self.quantises:
                 save_grid(folder.plane, to_uint8(self.plane(params[AUTOENCODER])))
             numbers = ", ".join(f"{name} {value:.4g}" for name, value in found.items())

@@ -13,8 +13,8 @@ from jaxtyping import Array, Int, Key, UInt8
 import diffjax.models
 from diffjax.data import Records
 from diffjax.data.skipping import read_all
-from diffjax.display.images import grid
-from diffjax.files import write_text, write_whole
+from diffjax.display.images import grid, save_picture
+from diffjax.files import write_text
 from diffjax.tasks.base import Preview, Task
 from diffjax.training.run import RunFolder
 from diffjax.typing import Params
@@ -59,7 +59,7 @@ def shown_by(
     def show(step: int, params: Params) -> None:
         figures, rows = exam(params[UNET])
         sheet = grid(np.concatenate(rows), len(rows[0]))
-        write_whole(folder.picture(step), lambda part: sheet.save(part, format="PNG"))
+        save_picture(folder.picture(step), sheet, drawn="part")
         text = json.dumps({"step": step, **figures}, indent=2) + "\n"
         write_text(folder.path / "held_out.json", text)
         numbers = {n: v for n, v in figures.items() if not isinstance(v, dict)}

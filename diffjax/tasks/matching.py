@@ -15,8 +15,7 @@ from diffjax.data import Records
 from diffjax.data.images import to_rgb, to_uint8
 from diffjax.data.skipping import Skipping
 from diffjax.data.tokenised import caption_number
-from diffjax.display.images import save_film
-from diffjax.files import write_whole
+from diffjax.display.images import save_film, save_picture
 from diffjax.metrics.embeddings import geometry, normalised
 from diffjax.metrics.retrieval import KS, ranks, recall_at
 from diffjax.objectives.contrastive import Pairs, softmax_loss
@@ -80,7 +79,7 @@ def matching_preview(
         rows, columns = normalised(towers.images(shown.images)), towers.texts(shown.texts)
         cosines = np.asarray(rows @ normalised(columns).T)
         sheet = matrix(cosines, to_uint8(shown.images), len(cosines) - NEW)
-        write_whole(folder.picture(step), lambda part: sheet.save(part, format="PNG"))
+        save_picture(folder.picture(step), sheet, drawn="none")
         frames = [np.asarray(Image.open(p)) for s, p in folder.pictures().items() if s <= step]
         save_film(folder.film, np.stack(frames)[:, None])
         exam.say(

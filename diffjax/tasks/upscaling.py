@@ -15,9 +15,8 @@ from diffjax.conditions.low_resolution import LowResolution, Small, noised
 from diffjax.data import Records
 from diffjax.data.images import to_uint8
 from diffjax.data.skipping import read_all
-from diffjax.display.images import grid
+from diffjax.display.images import grid, save_picture
 from diffjax.errors import UserError
-from diffjax.files import write_whole
 from diffjax.generate import Draw, shared_out, times_of
 from diffjax.guidance.plan import Guidance
 from diffjax.guidance.thresholds import clip_x0
@@ -104,7 +103,7 @@ class Upscaling(Diffusion):
             found = {"psnr": psnr(made, tiles), "psnr_bicubic": psnr(plain, tiles)}
             add_line(folder.path / HELD_OUT, step, found)
             sheet = grid(to_uint8(np.concatenate([small, plain, made, tiles])), num)
-            write_whole(folder.picture(step), lambda part: sheet.save(part, format="PNG"))
+            save_picture(folder.picture(step), sheet, drawn="part")
             numbers = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
             shown.say(f"step {step}: {numbers}, of tiles of {num} held-out images")
 

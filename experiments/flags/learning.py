@@ -26,10 +26,11 @@ from diffjax.training.parallel import PARALLELISM, on_one_device
 from diffjax.training.processes import joined
 from diffjax.training.run import CONFIG
 from diffjax.training.step import Loss, check_batch
-from experiments.flags import cpu_devices, kinds, specs
+from experiments.flags import cpu_devices, kinds, marking, specs
 from experiments.start.command import said
 
 flags.adopt_module_key_flags(cpu_devices)
+flags.adopt_module_key_flags(marking)
 # What a run is: another value is another run.
 DATASET = specs.define_spec("dataset", "embedded", diffjax.data, "the images to learn")
 IMAGE_SIZE = kinds.define_integer(
@@ -97,7 +98,7 @@ IDENTITY = (
 )  # fmt: skip
 FREE = (
     DATA_DIR, MAX_BAD_RECORDS, MAX_BAD_STEPS, STEPS, LOG_EVERY, CHECKPOINT_EVERY,
-    STEPS_PER_DISPATCH, PARALLEL, cpu_devices.CPU_DEVICES,
+    STEPS_PER_DISPATCH, PARALLEL, cpu_devices.CPU_DEVICES, marking.MARK,
 )  # fmt: skip
 ONCE = (DISTRIBUTED, COORDINATOR, NUM_PROCESSES, PROCESS_ID, WORKDIR)
 
@@ -209,7 +210,8 @@ def train(
         STEPS.value, LOG_EVERY.value, CHECKPOINT_EVERY.value, show_every, STEPS_PER_DISPATCH.value
     )
     own = (loss or task.loss)(frozen)
-    with session.run_folder(WORKDIR.value, config, text, say) as folder:
+    marks = marking.marked(config.digest(), SEED.value, say)
+    with session.run_folder(WORKDIR.value, config, text, say) as folder, marks:
         conduct = Conduct(plan, PARALLEL.value, MAX_BAD_STEPS.value, MAX_BAD_RECORDS.value, say)
         preview = task.preview(folder, frozen, shown)
         setup = Setup(config, records, frozen, own, preview, conduct, optimizer, steady)

@@ -4,12 +4,13 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
+from diffjax.checksum import checksum
 from diffjax.data.images import to_uint8
 from diffjax.editing.image_to_image import SDEdit
 from diffjax.editing.pictures import read_mask, read_pictures
@@ -49,8 +50,16 @@ def check_absent() -> None:
             raise UserError(f"--{flag.name} does nothing without --pipeline")
 
 
-def draw(num: int | None, **options: Any) -> tuple[UInt8[np.ndarray, "N H W c"], list[str]]:
-    """Images of the prompts, in turn, and the prompt of each.
+class Drawn(NamedTuple):
+    """Images, the prompt of each, and a digest of the U-Net's weights."""
+
+    images: UInt8[np.ndarray, "N H W c"]
+    prompts: list[str]
+    weights: str
+
+
+def draw(num: int | None, **options: Any) -> Drawn:
+    """Images of the prompts, in turn.
 
     num: by default one per prompt, or one per picture of --init where these are more. options: what
     else `StableDiffusion.sample` takes. What the library warns of is printed, one line each. Raises
@@ -73,7 +82,7 @@ def draw(num: int | None, **options: Any) -> tuple[UInt8[np.ndarray, "N H W c"],
     made = to_uint8(np.asarray(images))
     if "keep" in edit:  # latents keep pixels roughly
         made = np.where(edit["keep"], to_uint8(edit["images"]), made)
-    return made, texts
+    return Drawn(made, texts, checksum(pipe.unet_params))
 
 
 def _check_flags() -> None:
