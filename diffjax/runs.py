@@ -296,6 +296,12 @@ def is_run(path: str | os.PathLike[str]) -> bool:
     return config.is_file() and "task" in read_json(config)
 
 
+def run_around(path: str | os.PathLike[str]) -> pathlib.Path | None:
+    """The run's folder that a path names or lies in; None where there is none."""
+    folder = pathlib.Path(path).expanduser().resolve()
+    return next(filter(is_run, (folder, *folder.parents)), None)
+
+
 def load_towers(path: str | os.PathLike[str]) -> Towers:
     """A CLIP's two towers, of a contrastive run or of what `load_clip` reads.
 

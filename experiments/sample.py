@@ -11,21 +11,28 @@ python -m experiments.sample --pipeline=FOLDER --prompt='a red apple' --guidance
 """
 
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from PIL import Image
 
 import diffjax.samplers
 import diffjax.spacings
 from diffjax import runs, spec
+from diffjax.checksum import checksum
 from diffjax.data.images import to_uint8
-from diffjax.display.images import save_film, save_grid, save_picture
+from diffjax.display.captions import captioned
+from diffjax.display.images import grid, save_film, save_images, save_picture
+from diffjax.display.marks import Drawn
 from diffjax.errors import UserError
 from diffjax.generate import make_draw, times_of
 from diffjax.tasks.denoisers import DENOISER, DenoiserTask
+from diffjax.trust.credentials import sign
+from diffjax.trust.identity import Identity
+from diffjax.typing import Params
 from experiments.flags import (
     cpu_devices,
     edits,
@@ -34,9 +41,10 @@ from experiments.flags import (
     marking,
     out_folder,
     pipeline,
+    signing,
     specs,
 )
-from experiments.flags.making import Wanted
+from experiments.flags.making import Pixels, Wanted
 from experiments.start import command
 
 flags.adopt_module_key_flags(cpu_devices)
@@ -44,6 +52,7 @@ flags.adopt_module_key_flags(guiding)
 flags.adopt_module_key_flags(edits)
 flags.adopt_module_key_flags(pipeline)
 flags.adopt_module_key_flags(marking)
+flags.adopt_module_key_flags(signing)
 RUN = kinds.define_path("run", None, "the run's folder")
 NUM = kinds.define_integer(
     "num", 64, "images to draw; by default a few of each image of a --task, and one per prompt of "
@@ -86,16 +95,18 @@ def draw_from_pipeline() -> None:
     if SPACING.value is not None:
         options["spacing"] = spec.build(SPACING.value, diffjax.spacings)
     num = NUM.value if NUM.present else None
+    signer = signing.identity()
     drawn = pipeline.draw(num, key=jax.random.key(SEED.value), **options)
     out = out_folder.made(pathlib.Path(OUT.value))
-    np.savez_compressed(out / "samples.npz", images=drawn.images)
-    with marking.marked(drawn.weights, SEED.value):
-        save_grid(out / "grid.png", drawn.images, drawn.prompts)
+    name = pathlib.Path(pipeline.PIPELINE.value).resolve().name
+    made = Made(name, checksum(drawn.weights), drawn.weights)
+    write(out, drawn.images, captioned(drawn.images, drawn.prompts), made, signer)
     print(f"{len(drawn.images)} images of {pipeline.PIPELINE.value} in {out}")
 
 
 def draw_from_run() -> None:
     pipeline.check_absent()
+    signer = signing.identity()
     cpu_devices.split_cpu(cpu_devices.cores())
     run = runs.load(RUN.value, DenoiserTask)
     task, params = run.task, run[DENOISER].params
@@ -121,18 +132,42 @@ def draw_from_run() -> None:
     )
     images = to_uint8(np.asarray(drawn.images))
     images = images if edit is None else edit.finished(images)
-    np.savez_compressed(out / "samples.npz", images=images)
-    with marking.marked(run.config.digest(), SEED.value):
-        if edit is None:
-            save_grid(out / "grid.png", images, guiding.texts(task, num))
-        else:
-            save_picture(out / "grid.png", edit.sheet(images), drawn="part")
+    made = Made(run.folder.path.resolve().name, run.config.digest(), params)
+    if edit is None:
+        texts = guiding.texts(task, num)
+        write(out, images, captioned(images, texts) if texts else grid(images), made, signer)
+    else:
+        write(out, images, edit.sheet(images), made, signer, "part")
     if drawn.film.size:
         save_film(out / "trajectory.gif", to_uint8(np.asarray(drawn.film)))
     print(
         f"{num} images of step {run.step} in {out}"
         + ("" if edit is None else edit.told(task.condition.names))
     )
+
+
+class Made(NamedTuple):
+    """What has drawn: its name, a digest of what it is, and its weights."""
+
+    name: str
+    digest: str
+    weights: Params
+
+
+def write(
+    out: pathlib.Path, images: Pixels, sheet: Image.Image, made: Made, signer: Identity | None,
+    drawn: Drawn = "all",
+) -> None:  # fmt: skip
+    """Writes the images as an array, as files and as one sheet, of which so much is drawn."""
+    np.savez_compressed(out / "samples.npz", images=images)
+    with marking.marked(made.digest, SEED.value):
+        paths = save_images(out / "images", images)
+        save_picture(out / "grid.png", sheet, drawn)
+    if signer is not None:
+        told = signing.generation(made.name, made.weights, SEED.value)
+        for path in paths:
+            sign(path, signer, told)
+        sign(out / "grid.png", signer, told, drawn)
 
 
 def _folder() -> pathlib.Path:

@@ -48,6 +48,7 @@ ALLOWED = {
     " spacings typing",
     "editing": "arrays data errors generate guidance process randomness samplers schedules spacings"
     " typing",
+    "trust": "display errors files",
     "tiling": "batches errors models typing",
     "training": "compiling devices errors files lazy models optimizers randomness rates typing",
     "interop": "arrays data errors files lazy models process samplers schedules spacings spec text"
@@ -127,8 +128,9 @@ def test_only_one_file_names_pmap_and_one_loops_over_sampling_steps():
     assert samplers == ["samplers/base.py"]
 
 
-PROGRAMS = {"ablate", "benchmark", "classifier", "clip", "ddpm", "distill", "evaluate", "gan"} | {
-    "export", "latent_diffusion", "report", "sample", "text_to_image", "unet", "upsampling",
+PROGRAMS = {
+    "ablate", "audit", "benchmark", "classifier", "clip", "ddpm", "distill", "evaluate", "export",
+    "gan", "latent_diffusion", "report", "sample", "text_to_image", "unet", "upsampling",
     "upscaler", "vae",
 }  # fmt: skip
 

@@ -48,6 +48,24 @@ def save_picture(path: str | os.PathLike[str], sheet: Image.Image, drawn: Drawn 
     write_whole(path, lambda part: sheet.save(part, format="PNG", pnginfo=info))
 
 
+def save_images(
+    folder: str | os.PathLike[str], images: UInt8[np.ndarray, "N H W C"]
+) -> list[pathlib.Path]:
+    """Writes each drawn image as a PNG of its own size, 00000.png and so on; returns the paths.
+
+    Images of that form that an earlier call left are removed.
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(exist_ok=True)
+    for path in folder.glob("*.png"):
+        if path.stem.isdecimal():
+            path.unlink()
+    paths = [folder / f"{i:05d}.png" for i in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        save_picture(path, Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image))
+    return paths
+
+
 def save_film(
     path: str | os.PathLike[str], film: UInt8[np.ndarray, "F N H W C"], seconds: float = 4.0
 ) -> None:

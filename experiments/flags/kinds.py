@@ -49,6 +49,12 @@ def define_path(
     )
 
 
+def define_paths(name: str, help_text: str) -> flags.FlagHolder[list[str] | None]:
+    """A flag that may be given more than once and holds paths; None by default."""
+    serializer: flags.ArgumentSerializer[str] = flags.ArgumentSerializer()
+    return flags.DEFINE_multi(PathParser(), serializer, name, None, help_text)
+
+
 def define_number(
     name: str,
     default: float | None,

@@ -10,13 +10,13 @@ import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
-from diffjax.checksum import checksum
 from diffjax.data.images import to_uint8
 from diffjax.editing.image_to_image import SDEdit
 from diffjax.editing.pictures import read_mask, read_pictures
 from diffjax.errors import UserError
 from diffjax.pipelines import StableDiffusion, load_pipeline
 from diffjax.pipelines.loading import DTYPES
+from diffjax.typing import Params
 from experiments.flags import edits, guiding, kinds
 
 PIPELINE = kinds.define_path(
@@ -51,11 +51,11 @@ def check_absent() -> None:
 
 
 class Drawn(NamedTuple):
-    """Images, the prompt of each, and a digest of the U-Net's weights."""
+    """Images, the prompt of each, and the U-Net's weights."""
 
     images: UInt8[np.ndarray, "N H W c"]
     prompts: list[str]
-    weights: str
+    weights: Params
 
 
 def draw(num: int | None, **options: Any) -> Drawn:
@@ -82,7 +82,7 @@ def draw(num: int | None, **options: Any) -> Drawn:
     made = to_uint8(np.asarray(images))
     if "keep" in edit:  # latents keep pixels roughly
         made = np.where(edit["keep"], to_uint8(edit["images"]), made)
-    return Drawn(made, texts, checksum(pipe.unet_params))
+    return Drawn(made, texts, pipe.unet_params)
 
 
 def _check_flags() -> None:

@@ -18,7 +18,13 @@ def test_files(trained, tmp_path):
     images = draw(trained, tmp_path, "--num=5", "--sampler=ddim(eta=0)")
     assert images.shape == (5, 28, 28, 1)
     assert images.dtype == np.uint8
-    assert {p.name for p in tmp_path.iterdir()} == {"samples.npz", "grid.png", "trajectory.gif"}
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "samples.npz", "grid.png", "images", "trajectory.gif"
+    }  # fmt: skip
+    files = sorted((tmp_path / "images").iterdir())
+    assert [path.name for path in files] == [f"{i:05d}.png" for i in range(5)]
+    for path, image in zip(files, images, strict=True):
+        np.testing.assert_array_equal(np.asarray(Image.open(path)), image[..., 0])
     with Image.open(tmp_path / "trajectory.gif") as film:
         assert film.n_frames == 4
 

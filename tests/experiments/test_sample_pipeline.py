@@ -30,7 +30,7 @@ def test_prompts(folder, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"2 images of {folder} in {out}\n"
     assert done.stderr == "warning: a prompt is longer than 8 tokens: cut off 'o long'\n"
-    assert {path.name for path in out.iterdir()} == {"samples.npz", "grid.png"}
+    assert {path.name for path in out.iterdir()} == {"samples.npz", "grid.png", "images"}
     found = np.load(out / "samples.npz")["images"]
     prompts = ["a cat", "much too long"]
     with pytest.warns(UserWarning, match="longer than 8 tokens"):
