@@ -1,78 +1,91 @@
-"""Says where images come from: verifies their Content Credentials, and makes keys for trying them.
+"""Says where images come from, and what a run has memorised.
 
 python -m experiments.audit --task=verify --file=IMAGE --file=IMAGE2 --trust=ROOT.pem
 python -m experiments.audit --task=make_ca --out=FOLDER
+python -m experiments.audit --task=detect --run=DIR --watermark="tree_ring(secret='S')" --file=IMAGE
+python -m experiments.audit --task=robustness --run=DIR --watermark="tree_ring(secret='S')"
+python -m experiments.audit --task=copies --run=DIR
+python -m experiments.audit --task=members --run=DIR
 """
 
-import json
+import sys
+from collections.abc import Callable
 from typing import Any
 
 from absl import flags
 
-from diffjax.display.marks import read_mark
+from diffjax import runs
 from diffjax.errors import UserError
-from diffjax.runs import run_around
-from diffjax.trust.credentials import Verdict, verify
-from diffjax.trust.identity import make_ca
-from experiments.flags import kinds
+from diffjax.tasks.denoisers import DenoiserTask
+from experiments.audits import asked, detection, remembered, verdicts
+from experiments.evaluations.saved import save
+from experiments.flags import cpu_devices, kinds, marking
 from experiments.start import command
 
+for module in (cpu_devices, marking, asked, verdicts, remembered, detection):
+    flags.adopt_module_key_flags(module)
 TASK = flags.DEFINE_enum(
-    "task", None, ["verify", "make_ca"],
+    "task", None, ["verify", "make_ca", "detect", "robustness", "copies", "members"],
     "verify: what the credentials in images are worth; make_ca: an authority and a signer's key, "
-    "for trying",
+    "for trying; detect: whether images carry a watermark; robustness: what changes of an image it "
+    "withstands; copies: which samples are copies of training images; members: how well images "
+    "that were trained on can be told from others",
     required=True,
 )  # fmt: skip
+RUN = kinds.define_path("run", None, "the run that images are drawn from")
 FILE = kinds.define_paths("file", "an image; may be given more than once")
-TRUST = kinds.define_path("trust", None, "certificates in PEM whose word counts")
-JSON = flags.DEFINE_boolean("json", False, "say it in JSON, one object a file and line")
-OUT = kinds.define_path("out", None, "the folder to write, which must not exist")
-OF_TASKS = {"verify": (FILE, TRUST, JSON), "make_ca": (OUT,)}
+JSON = flags.DEFINE_boolean("json", False, "say it in JSON, one object an image and line")
+OF_TASKS = {
+    "verify": (FILE, JSON, verdicts.TRUST),
+    "make_ca": (verdicts.OUT,),
+    "detect": (RUN, FILE, JSON, asked.STEPS, *detection.OWN),
+    "robustness": (RUN, asked.NUM, asked.SEED, asked.STEPS, *detection.OWN),
+    "copies": (RUN, asked.STEPS, *remembered.OWN),
+    "members": (RUN, remembered.DRAWS, *remembered.OWN),
+}
+NEEDED = {"verify": (FILE,), "make_ca": (verdicts.OUT,), "detect": (RUN, FILE)} | dict.fromkeys(
+    ("robustness", "copies", "members"), (RUN,)
+)
 
 
 def main() -> None:
-    for task, own in OF_TASKS.items():
-        for flag in own:
-            if flag.present and task != TASK.value:
-                raise UserError(f"--{flag.name} does nothing without --task={task}")
-    {"verify": tell_verdicts, "make_ca": write_authority}[TASK.value]()
+    task = TASK.value
+    names = {task: [flag.name for flag in own] for task, own in OF_TASKS.items()}
+    for flag in (flag for own in OF_TASKS.values() for flag in own):
+        if flag.present and flag.name not in names[task]:
+            tasks = " or ".join(each for each, own in names.items() if flag.name in own)
+            raise UserError(f"--{flag.name} does nothing without --task={tasks}")
+    for flag in NEEDED[task]:
+        if not flag.value:
+            raise UserError(f"--task={task} needs --{flag.name}")
+    files = FILE.value or []
+    match task:
+        case "verify":
+            sys.exit(verdicts.tell_verdicts(files, JSON.value))
+        case "make_ca":
+            verdicts.write_authority()
+        case "detect":
+            detection.mark()
+            sys.exit(detection.tell_found(_run(), files, JSON.value))
+        case "robustness":
+            detection.mark()
+            _keep(task, _run(), detection.tell_robustness)
+        case "copies":
+            _keep(task, _run(), remembered.tell_copies)
+        case "members":
+            _keep(task, _run(), remembered.tell_members)
 
 
-def tell_verdicts() -> None:
-    if not FILE.value:
-        raise UserError("--task=verify needs an image: give --file")
-    for file in FILE.value:
-        verdict = verify(file, TRUST.value)
-        mark = read_mark(file) if verdict.state != "tampered" else None
-        if JSON.value:
-            told = {"file": file, "state": verdict.state, "problems": verdict.problems}
-            marked = mark and {"run": mark.run, "seed": mark.seed, "drawn": mark.drawn}
-            print(json.dumps({**told, "mark": marked, "manifest": verdict.manifest}))
-        else:
-            print("\n".join([f"{file}: {verdict.state}", *lines(verdict)]))
-            if mark is not None:
-                print(f"  XMP, unsigned: run {mark.run}, seed {mark.seed}, drawn: {mark.drawn}")
+def _run() -> runs.Run[DenoiserTask]:
+    cpu_devices.split_cpu(cpu_devices.cores())
+    return runs.load(RUN.value, DenoiserTask)
 
 
-def lines(verdict: Verdict) -> list[str]:
-    """The verdict's reasons and the manifest, indented."""
-    signer = verdict.manifest.get("signature_info", {})
-    named = ", ".join(str(signer[key]) for key in ("common_name", "issuer") if key in signer)
-    told: dict[str, Any] = {"signed by": named, **verdict.generation}
-    told["problems"] = ", ".join(verdict.problems)
-    return [f"  {name}: {value}" for name, value in told.items() if value not in ("", [])]
-
-
-def write_authority() -> None:
-    if OUT.value is None:
-        raise UserError("--task=make_ca needs a folder to write: give --out")
-    if (run := run_around(OUT.value)) is not None:
-        raise UserError(f"--out={OUT.value} lies in the run {run}: keep keys elsewhere")
-    make_ca(OUT.value)
-    print(
-        f"{OUT.value}: give root.pem to those who verify, sign with --sign={OUT.value}, and keep "
-        "key.pem to yourself"
-    )
+def _keep(
+    task: str, run: runs.Run[DenoiserTask], tell: Callable[[runs.Run[DenoiserTask]], Any]
+) -> None:
+    """Has a task done, and writes what it finds into the run's folder."""
+    print(save(run.folder.path / "audit.json", {task: {"step": run.step, **tell(run)}}))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from experiments.evaluations import (
     assessment,
     bpd,
     caption_fit,
+    class_balance,
     drawn,
     held_out,
     judged,
@@ -36,13 +37,15 @@ CHOSEN = flags.DEFINE_list(
     "metrics", ["judge"],
     "which of judge, what a judge sees in drawn images; loss, the network's error on held-out "
     "ones; bpd, their bits/dim; guidance, what each scale buys; assessment, whether a judge sees "
-    "the classes asked for; clip_score, whether a CLIP sees the captions asked for; or "
+    "the classes asked for; bias, whether it sees classes as often and as well as in real images; "
+    "clip_score, whether a CLIP sees the captions asked for; or "
     "reconstruction, of a run of experiments.vae",
 )  # fmt: skip
 JUDGED = {
     "judge": judged.judge_samples,
     "guidance": sweep.sweep,
     "assessment": assessment.assess,
+    "bias": class_balance.tell_bias,
 }
 DRAWN = {**JUDGED, "clip_score": caption_fit.score_captions}
 HELD_OUT = {"loss": loss.tell_loss, "bpd": bpd.tell_bits}

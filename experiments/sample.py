@@ -32,7 +32,7 @@ from diffjax.generate import make_draw, times_of
 from diffjax.tasks.denoisers import DENOISER, DenoiserTask
 from diffjax.trust.credentials import sign
 from diffjax.trust.identity import Identity
-from diffjax.typing import Params
+from diffjax.typing import Cond, Params
 from experiments.flags import (
     cpu_devices,
     edits,
@@ -43,8 +43,9 @@ from experiments.flags import (
     pipeline,
     signing,
     specs,
+    watermarking,
 )
-from experiments.flags.making import Pixels, Wanted
+from experiments.flags.making import Pixels, Wanted, edit_draw
 from experiments.start import command
 
 flags.adopt_module_key_flags(cpu_devices)
@@ -53,6 +54,7 @@ flags.adopt_module_key_flags(edits)
 flags.adopt_module_key_flags(pipeline)
 flags.adopt_module_key_flags(marking)
 flags.adopt_module_key_flags(signing)
+flags.adopt_module_key_flags(watermarking)
 RUN = kinds.define_path("run", None, "the run's folder")
 NUM = kinds.define_integer(
     "num", 64, "images to draw; by default a few of each image of a --task, and one per prompt of "
@@ -89,6 +91,7 @@ def main() -> None:
 def draw_from_pipeline() -> None:
     if OUT.value is None:
         raise UserError("--pipeline needs a folder to write: give --out")
+    watermarking.check_absent("with --pipeline")
     cpu_devices.split_cpu()
     given: dict[str, Any] = {"sampler": SAMPLER, "steps": STEPS, "batch_size": BATCH_SIZE}
     options = {name: flag.value for name, flag in given.items() if flag.present}
@@ -106,26 +109,29 @@ def draw_from_pipeline() -> None:
 
 def draw_from_run() -> None:
     pipeline.check_absent()
+    if edits.TASK.value is not None:
+        watermarking.check_absent(f"with --task={edits.TASK.value}")
     signer = signing.identity()
     cpu_devices.split_cpu(cpu_devices.cores())
     run = runs.load(RUN.value, DenoiserTask)
     task, params = run.task, run[DENOISER].params
-    edit = edits.read(run)
+    edit, mark = edits.read(run), watermarking.chosen()
     num = NUM.value if edit is None or NUM.present else edit.num
     own = () if edit is None else (edit.labels(num), edit.scales(num))
     chosen = guiding.choose(run, num, *own)
     sampler = spec.build(edits.sampler_spec(SAMPLER), diffjax.samplers)
     times = times_of(task.process, params, specs.spacing_of(SPACING.value, sampler), STEPS.value)
-    if edit is None:
+    wanted = Wanted(run, sampler, times, num, chosen, SEED.value, BATCH_SIZE.value)
+    cond: Cond = jnp.arange(num)
+    if edit is not None:
+        draw, times = edit.draw(wanted)
+    elif mark is not None:
+        draw = edit_draw(wanted, watermarking.start(wanted, mark))
+    else:
         draw = make_draw(
             task.model, task.process, sampler, task.shape, limit=task.space.limit, weak=chosen.weak
         )
         cond = chosen.cond
-    else:
-        draw, times = edit.draw(
-            Wanted(run, sampler, times, num, chosen, SEED.value, BATCH_SIZE.value)
-        )
-        cond = jnp.arange(num)
     out, key = _folder(), jax.random.key(SEED.value)
     drawn = task.drawn(
         draw, run.components, key, num, BATCH_SIZE.value, times, cond, chosen.guidance

@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 import diffjax.optimizers
 from diffjax import spec
 from diffjax.errors import UserError
 from diffjax.models.unet import UNet
-from diffjax.optimizers.muon import Muon, matrices
+from diffjax.optimizers.muon import Muon, kinds, orthogonal
 
 NAMES = spec.names(diffjax.optimizers)
 RATE = optax.constant_schedule(0.05)
@@ -59,6 +60,49 @@ def test_muon_moves_all_directions_of_a_kernel_alike():
     np.testing.assert_allclose(inner - np.diag(np.diag(inner)), 0, atol=1e-3)
 
 
+@pytest.mark.parametrize("shape", [(2, 72, 32), (1, 32, 72), (3, 16, 16)])
+@pytest.mark.parametrize("steps", [1, 5])
+def test_orthogonal_is_the_newton_schulz_iteration_of_optax(shape, steps):
+    x = np.random.default_rng(1).normal(size=shape) * np.geomspace(1e-3, 1, shape[2])
+    expected = [
+        optax.contrib._muon.orthogonalize_via_newton_schulz(
+            jnp.asarray(matrix), jnp.asarray([3.4445, -4.7750, 2.0315]), steps
+        )
+        for matrix in x
+    ]
+    found = orthogonal(jnp.asarray(x, jnp.float32), steps)
+    np.testing.assert_allclose(found, np.stack(expected), atol=2e-4)
+
+
+def test_no_gradient_moves_no_kernel():
+    params = {"kernel": jnp.ones((4, 32))}
+    tx = Muon().transformation(RATE)
+    updates, _ = tx.update({"kernel": jnp.zeros((4, 32))}, tx.init(params), params)
+    np.testing.assert_array_equal(updates["kernel"], 0)
+
+
+def test_muon_steps_as_optax_does():
+    """Ten steps of two kernels of one shape: the other's momentum differs by its first steps."""
+    rng = np.random.default_rng(2)
+    params = {n: {"kernel": jnp.zeros((3, 3, 4, 24))} for n in ("a", "b")}
+    axes = optax.contrib.MuonDimensionNumbers((0, 1, 2), 3)
+    dims = {n: {"kernel": axes} for n in ("a", "b")}
+    theirs = optax.contrib.muon(
+        0.05, beta=0.95, consistent_rms=0.2, muon_weight_dimension_numbers=dims
+    )
+    ours = Muon().transformation(RATE)
+    states = theirs.init(params), ours.init(params)
+    for _ in range(10):
+        grads = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
+        expected, first = theirs.update(grads, states[0], params)
+        found, second = ours.update(grads, states[1], params)
+        states = first, second
+    for own, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        cosine = jnp.vdot(own, other) / jnp.linalg.norm(own) / jnp.linalg.norm(other)
+        assert cosine > 0.99
+        np.testing.assert_allclose(jnp.linalg.norm(own), jnp.linalg.norm(other), rtol=0.05)
+
+
 def test_muon_takes_kernels_and_leaves_the_rest_to_adam():
     net = UNet(
         block_out_channels=(16, 16), layers_per_block=1, norm_num_groups=4, num_class_embeds=3,
@@ -67,10 +111,9 @@ def test_muon_takes_kernels_and_leaves_the_rest_to_adam():
     images, labels = jnp.zeros((1, 4, 4, 3)), jnp.zeros(1, jnp.int32)
     params = jax.eval_shape(net.init, jax.random.key(0), images, jnp.zeros(1), labels)["params"]
     found = {}
-    one = lambda x: x is None or isinstance(x, optax.contrib.MuonDimensionNumbers)  # noqa: E731
-    for path, axes in jax.tree_util.tree_leaves_with_path(matrices(params), is_leaf=one):
+    for path, kind in jax.tree_util.tree_leaves_with_path(kinds(params)):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        found[name] = axes is not None
+        found[name] = kind == "matrix"
         assert found[name] == (name.endswith("/kernel") and name != "conv_out/kernel"), name
     assert found["class_embedding/embedding"] is False
     assert len(found) == len(jax.tree.leaves(params))

@@ -119,7 +119,7 @@ def _kernel(samples: Rows, reference: Rows, in_samples: Kept, in_reference: Kept
 
 def _neighbours(samples: Rows, reference: Rows, in_samples: Kept, in_reference: Kept) -> Values:
     """Precision, recall, density and coverage: distances are computed once for all halves."""
-    of_samples, of_reference = nearest(samples, NEAR), nearest(reference, NEAR)
+    of_samples, of_reference = (nearest(x, x, NEAR) for x in (samples, reference))
     across = np.concatenate(list(distances(samples, reference)))
     few, more = precision_recall.NEIGHBOURS, density_coverage.NEIGHBOURS
     rows = []

@@ -33,7 +33,7 @@ def density_coverage(
     and numbers that are not finite.
     """
     reference, samples = checked(reference, least=neighbours + 1), checked(samples, least=1)
-    radii = nearest(reference, neighbours + 1).squared[:, neighbours]
+    radii = nearest(reference, reference, neighbours + 1).squared[:, neighbours]
     held, reached = 0, np.zeros(len(reference), bool)
     for squared in distances(samples, reference):
         inside = covers(squared, radii[None])

@@ -13,20 +13,19 @@ EDGE = 1 + 1e-9  # a ball holds what is on its edge, up to rounding
 
 
 class Nearest(NamedTuple):
-    """Squared distances to each point's nearest in its set, itself among them, and which they are.
-
-    In rising order.
-    """
+    """Squared distances to each point's nearest in a set, and which they are, in rising order."""
 
     squared: Float[np.ndarray, "N L"]
     which: Int[np.ndarray, "N L"]
 
 
-def nearest(points: Float[np.ndarray, "N D"], count: int) -> Nearest:
-    """The `count` nearest of each point, or all where there are no more."""
-    count = min(count, len(points))
+def nearest(
+    points: Float[np.ndarray, "N D"], among: Float[np.ndarray, "M D"], count: int
+) -> Nearest:
+    """The `count` nearest to each point among others, or all where there are no more."""
+    count = min(count, len(among))
     squared, which = [], []
-    for rows in distances(points, points):
+    for rows in distances(points, among):
         found = np.argpartition(rows, count - 1, axis=1)[:, :count]
         apart = np.take_along_axis(rows, found, axis=1)
         order = apart.argsort(axis=1, kind="stable")

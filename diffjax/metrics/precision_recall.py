@@ -43,5 +43,5 @@ def _covered(
 ) -> Bool[np.ndarray, "N"]:
     """Which points lie in the ball of at least one centre, its edge included."""
     # A centre is its own nearest, at exactly 0, so the neighbours begin at place 1.
-    radii = nearest(centres, neighbours + 1).squared[:, neighbours]
+    radii = nearest(centres, centres, neighbours + 1).squared[:, neighbours]
     return np.concatenate([covers(d, radii[None]).any(axis=1) for d in distances(points, centres)])

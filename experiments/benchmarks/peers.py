@@ -254,10 +254,14 @@ def accelerator_bytes(side: str, work: Work) -> int:
 
 
 def job(work: Work) -> dict[str, Any]:
-    """Seconds of the main job as a program, start, compilation and pictures included."""
+    """Seconds of the main job as a program, start, compilation and pictures included.
+
+    Both sides step by Adam: torch's Muon takes no kernels of convolutions.
+    """
     taken = {}
+    ours = ["experiments.ddpm", f"--flagfile={FLAGFILE}", "--optimizer=adam", "--workdir"]
     for side, arguments in (
-        (OURS, ["experiments.ddpm", f"--flagfile={FLAGFILE}", "--workdir"]),
+        (OURS, ours),
         ("torch", ["experiments.measurements.torch_job", "--out"]),
     ):
         with tempfile.TemporaryDirectory() as folder:

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
@@ -15,7 +14,6 @@ from diffjax import runs
 from diffjax.conditions.classes import Classes
 from diffjax.data.images import to_uint8
 from diffjax.editing.base import Edit
-from diffjax.editing.classify import likeliest
 from diffjax.editing.image_to_image import SDEdit
 from diffjax.editing.inpainting import Repaint
 from diffjax.editing.pictures import PARTS, kept_whole, read_mask, read_pictures, read_whole
@@ -25,9 +23,9 @@ from diffjax.generate import Draw
 from diffjax.runs import Run
 from diffjax.samplers.base import Sampler
 from diffjax.samplers.ddim import DDIM
-from diffjax.tasks.denoisers import DENOISER, DenoiserTask
+from diffjax.tasks.denoisers import DenoiserTask
+from diffjax.tasks.tracing import classes_of
 from diffjax.tasks.upscaling import Upscaling
-from diffjax.typing import Denoiser, Images, Params
 from experiments.flags import guiding, kinds
 from experiments.flags.enlarging import Enlarging
 from experiments.flags.making import Making, Pixels, Wanted, edit_draw, rows_sheet, taken_for
@@ -278,15 +276,4 @@ def _classes(
         return None
     if guiding.LABELS.present:
         return condition.labels(guiding.LABELS.value, len(x0))
-    denoiser, classes = run[DENOISER], condition.num_classes
-    process = run.task.process.bind(denoiser.params)
-
-    @jax.jit
-    def told(params: Params, x: Images) -> Int[Array, "P"]:
-        def conditioned(labels: Int[Array, "P"]) -> Denoiser:
-            cond = condition.of_batch({"label": labels})
-            return process.denoiser(denoiser.model.apply, params, cond)
-
-        return likeliest(process.schedule, conditioned, x, classes)
-
-    return np.asarray(told(denoiser.params, jnp.asarray(x0)))
+    return classes_of(run.task, run.components, x0)

@@ -9,14 +9,14 @@ from diffjax.errors import UserError
 from diffjax.runs import run_around
 from diffjax.trust.identity import Identity
 from diffjax.typing import Params
-from experiments.flags import kinds
+from experiments.flags import kinds, watermarking
 
 SIGN = kinds.define_path(
     "sign", None,
     "a folder with chain.pem and key.pem, by which each picture is signed with Content "
     "Credentials; experiments.audit --task=make_ca makes one for trying",
 )  # fmt: skip
-FLAGFILE = "flagfile"
+KEPT = ("flagfile", watermarking.WATERMARK.name)
 
 
 def identity() -> Identity | None:
@@ -34,10 +34,10 @@ def identity() -> Identity | None:
 def generation(model: str, weights: Params, seed: int) -> dict[str, Any]:
     """What credentials tell: the model's name, a digest of its weights, flags and seed.
 
-    Flags that name a place on this machine are left out.
+    Flags that name a place on this machine, and a watermark's secret, are left out.
     """
     given = [flags.FLAGS[name] for name in sorted(flags.FLAGS) if flags.FLAGS[name].present]
-    told = [f for f in given if not isinstance(f.parser, kinds.PathParser) and f.name != FLAGFILE]
+    told = [f for f in given if not isinstance(f.parser, kinds.PathParser) and f.name not in KEPT]
     return {
         "model": model,
         "checkpoint": checksum(weights),

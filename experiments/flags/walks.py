@@ -13,14 +13,14 @@ from PIL import Image
 from diffjax.conditions.base import rows_of
 from diffjax.data.images import to_uint8
 from diffjax.display.images import grid
-from diffjax.editing.interpolation import FromNoise, invert, slerp
+from diffjax.editing.interpolation import FromNoise, slerp
 from diffjax.errors import UserError
 from diffjax.generate import Draw
-from diffjax.guidance.thresholds import clip_x0
 from diffjax.randomness import sample_keys
 from diffjax.samplers.base import first_noise
 from diffjax.tasks.denoisers import DENOISER
-from diffjax.typing import Cond, Images, Params
+from diffjax.tasks.tracing import noise_of
+from diffjax.typing import Cond, Images
 from experiments.flags.making import Making, Pixels, Wanted, edit_draw, taken_for
 
 BETWEEN = 8  # images of two neighbours, by default
@@ -137,14 +137,4 @@ def inverted(wanted: Wanted, x0: Float32[np.ndarray, "P h w c"], cond: Cond) -> 
     """
     run = wanted.run
     FromNoise(wanted.sampler, jnp.asarray(x0)).check(run.task.process)
-    denoiser = run[DENOISER]
-    process, limit = run.task.process.bind(denoiser.params), run.task.space.limit
-
-    @jax.jit
-    def noises(params: Params, x: Images, cond: Cond) -> Images:
-        denoise = process.denoiser(denoiser.model.apply, params, cond)
-        if limit is not None:
-            denoise = clip_x0(denoise, process.schedule, limit)
-        return invert(process.schedule, denoise, x, wanted.times)
-
-    return noises(denoiser.params, jnp.asarray(x0), cond)
+    return jnp.asarray(noise_of(run.task, run.components, x0, cond, wanted.times))

@@ -2,8 +2,8 @@
 
 python -m experiments.measurements.torch_job --out=DIR
 
-The network, images, batches, optimizer, pictures and checkpoints are those of
-experiments/flagfiles/ddpm_fashion_mnist.flags.
+The network, images, batches, pictures and checkpoints are those of
+experiments/flagfiles/ddpm_fashion_mnist.flags; the optimizer is Adam.
 """
 
 import math

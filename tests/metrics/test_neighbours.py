@@ -29,10 +29,10 @@ def test_distances(chunk, monkeypatch):
 def test_nearest():
     points = np.random.default_rng(1).normal(size=(50, 3))
     expected = cdist(points, points)
-    found = nearest(points, 6)
+    found = nearest(points, points, 6)
     np.testing.assert_array_equal(found.which, expected.argsort(axis=1)[:, :6])
     np.testing.assert_allclose(found.squared, np.sort(expected**2, axis=1)[:, :6], rtol=1e-9)
-    assert nearest(points, 99).which.shape == (50, 50)
+    assert nearest(points, points, 99).which.shape == (50, 50)
 
 
 def test_radii_are_of_the_points_kept():
@@ -40,4 +40,4 @@ def test_radii_are_of_the_points_kept():
     points = np.random.default_rng(0).normal(size=(80, 3))
     kept = np.random.default_rng(1).permutation(80) < 40
     alone = np.sort(cdist(points[kept], points[kept]) ** 2, axis=1)[:, 5]
-    np.testing.assert_allclose(radii(nearest(points, 64), 5, kept), alone, rtol=1e-9)
+    np.testing.assert_allclose(radii(nearest(points, points, 64), 5, kept), alone, rtol=1e-9)

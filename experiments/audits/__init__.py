@@ -1,0 +1,1 @@
+"""What experiments.audit asks of images and runs, one kind per file."""
