@@ -122,11 +122,13 @@ def draw_from_run() -> None:
     sampler = spec.build(edits.sampler_spec(SAMPLER), diffjax.samplers)
     times = times_of(task.process, params, specs.spacing_of(SPACING.value, sampler), STEPS.value)
     wanted = Wanted(run, sampler, times, num, chosen, SEED.value, BATCH_SIZE.value)
-    cond: Cond = jnp.arange(num)
+    cond: Cond
     if edit is not None:
         draw, times = edit.draw(wanted)
+        cond = jnp.arange(num)
     elif mark is not None:
         draw = edit_draw(wanted, watermarking.start(wanted, mark))
+        cond = jnp.arange(num)
     else:
         draw = make_draw(
             task.model, task.process, sampler, task.shape, limit=task.space.limit, weak=chosen.weak

@@ -208,7 +208,12 @@ def test_bits_that_cannot_be_told(run, tmp_path):
         ("bpd", few, "{}", "holds out 1 image"),
         ("bpd", gone, "{}", "/no/such"),
         ("bpd", config, "{", "move it away"),
-        ("fid", config, "{}", "choose among judge, guidance, assessment, clip_score, loss, bpd"),
+        (
+            "fid",
+            config,
+            "{}",
+            "choose among judge, guidance, assessment, bias, clip_score, loss, bpd",
+        ),
     ):
         (run / "config.json").write_text(json.dumps(changed))
         (run / "evaluation.json").write_text(saved)

@@ -12,6 +12,9 @@ from programs import ROOT, RUN_FLAGS, program
 
 from experiments.flags import kinds
 
+# Flags of free text.
+WORDS = ("mask", "coordinator", "model", "negative", "license", "data_license")
+
 
 @pytest.fixture
 def own():
@@ -48,7 +51,7 @@ def test_every_number_seed_and_path_of_a_program_is_of_these_kinds():
                 name = ast.unparse(node.func)
                 assert not re.fullmatch(r"flags\.DEFINE_(multi_)?(float|integer)", name), path
                 if name == "flags.DEFINE_string":
-                    assert node.args[0].value in ("mask", "coordinator", "model", "negative"), path
+                    assert node.args[0].value in WORDS, path
 
 
 def test_counts_are_numbers_or_the_data_s(own):

