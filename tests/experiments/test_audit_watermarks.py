@@ -37,6 +37,7 @@ def test_what_was_drawn_with_a_mark_is_found(trained, tmp_path, mark):
         assert [told["message"] for told in own] == [5] * 3
 
 
+@pytest.mark.slow
 def test_robustness_is_a_table(trained):
     done = program(
         "audit", "--task=robustness", f"--run={trained}", f"--watermark={MESSAGE}", "--num=4",
