@@ -8,6 +8,7 @@ python -m experiments.audit --task=copies --run=DIR
 python -m experiments.audit --task=members --run=DIR
 """
 
+import functools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +20,7 @@ from diffjax.errors import UserError
 from diffjax.tasks.denoisers import DenoiserTask
 from experiments.audits import asked, detection, remembered, verdicts
 from experiments.evaluations.saved import save
-from experiments.flags import cpu_devices, kinds, marking
+from experiments.flags import cpu_devices, kinds, marking, watermarking
 from experiments.start import command
 
 for module in (cpu_devices, marking, asked, verdicts, remembered, detection):
@@ -40,12 +41,17 @@ OF_TASKS = {
     "make_ca": (verdicts.OUT,),
     "detect": (RUN, FILE, JSON, asked.STEPS, *detection.OWN),
     "robustness": (RUN, asked.NUM, asked.SEED, asked.STEPS, *detection.OWN),
-    "copies": (RUN, asked.STEPS, *remembered.OWN),
+    "copies": (RUN, asked.STEPS, marking.MARK, *remembered.OWN),
     "members": (RUN, remembered.DRAWS, *remembered.OWN),
 }
-NEEDED = {"verify": (FILE,), "make_ca": (verdicts.OUT,), "detect": (RUN, FILE)} | dict.fromkeys(
-    ("robustness", "copies", "members"), (RUN,)
-)
+NEEDED = {
+    "verify": (FILE,),
+    "make_ca": (verdicts.OUT,),
+    "detect": (RUN, FILE, watermarking.WATERMARK),
+    "robustness": (RUN, watermarking.WATERMARK),
+    "copies": (RUN,),
+    "members": (RUN,),
+}
 
 
 def main() -> None:
@@ -65,11 +71,10 @@ def main() -> None:
         case "make_ca":
             verdicts.write_authority()
         case "detect":
-            detection.mark()
-            sys.exit(detection.tell_found(_run(), files, JSON.value))
+            sys.exit(detection.tell_found(_run(), watermarking.asked(), files, JSON.value))
         case "robustness":
-            detection.mark()
-            _keep(task, _run(), detection.tell_robustness)
+            tell = functools.partial(detection.tell_robustness, watermark=watermarking.asked())
+            _keep(task, _run(), tell)
         case "copies":
             _keep(task, _run(), remembered.tell_copies)
         case "members":

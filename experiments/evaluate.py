@@ -81,9 +81,8 @@ def main() -> None:
         caption_fit.check(config.task)
     real = held_out.of_run(config, held_out.read_by(config.task)) if told else None
     run = runs.load(RUN.value, DenoiserTask)
-    with marking.marked(config.digest(), held_out.SEED.value):
-        for metric in draws:
-            DRAWN[metric](run, path)
+    for metric in draws:
+        DRAWN[metric](run, path)
     if real is not None:
         for metric in told:
             HELD_OUT[metric](run, real, path)
@@ -94,7 +93,8 @@ def check_flags(draws: list[str]) -> None:
     owned = (
         (("loss",), loss.OWN), (("bpd",), bpd.OWN), (tuple(JUDGED), (drawn.JUDGE,)),
         ((*JUDGED, RECONSTRUCTION), drawn.FEATURES), ((RECONSTRUCTION,), reconstructions.OWN),
-        (tuple(DRAWN), drawn.DRAWING), (("clip_score",), caption_fit.OWN),
+        (tuple(DRAWN), drawn.DRAWING), (("assessment",), (marking.MARK,)),
+        (("clip_score",), caption_fit.OWN),
     )  # fmt: skip
     for metrics, own in owned:
         for flag in own:

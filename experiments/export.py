@@ -32,18 +32,17 @@ FROM = {
     "copies": "experiments.audit --task=copies",
     "members": "experiments.audit --task=members",
 }
-PLACES = ("--data_dir", "--workdir", "--first_stage", "--clip", "--teacher", "--judge")
 OUT = kinds.define_path("out", None, "the folder to write, which must not exist", required=True)
 
 
 def main() -> None:
     run = runs.load(RUN.value, DenoiserTask)
-    name = save_pipeline(run, OUT.value)
     card = model_card(
         run.folder.path,
         run.config.to_dict(),
         Told(LICENSE.value, DATA_LICENSE.value, WATTS.value, published(run.folder.path)),
     )
+    name = save_pipeline(run, OUT.value)
     write_text(pathlib.Path(OUT.value) / "README.md", card.text)
     print(f"a {name} of step {run.step} in {OUT.value}")
     if card.lacks:
@@ -52,12 +51,10 @@ def main() -> None:
 
 
 def published(folder: pathlib.Path) -> str:
-    """The run's flags without its places on this machine."""
+    """The run's flags without those that name a place on this machine."""
     path = folder / "flags.txt"
     text = path.read_text("utf-8", "replace") if path.is_file() else ""
-    return "\n".join(
-        line for line in text.splitlines() if not line.startswith(PLACES) and "path=" not in line
-    )
+    return "\n".join(line for line in text.splitlines() if "/" not in line)
 
 
 if __name__ == "__main__":

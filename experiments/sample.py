@@ -24,15 +24,14 @@ import diffjax.spacings
 from diffjax import runs, spec
 from diffjax.checksum import checksum
 from diffjax.data.images import to_uint8
-from diffjax.display.captions import captioned
-from diffjax.display.images import grid, save_film, save_images, save_picture
+from diffjax.display.images import save_film, save_images, save_picture, sheet_of
 from diffjax.display.marks import Drawn
 from diffjax.errors import UserError
 from diffjax.generate import make_draw, times_of
 from diffjax.tasks.denoisers import DENOISER, DenoiserTask
 from diffjax.trust.credentials import sign
 from diffjax.trust.identity import Identity
-from diffjax.typing import Cond, Params
+from diffjax.typing import Cond
 from experiments.flags import (
     cpu_devices,
     edits,
@@ -98,12 +97,11 @@ def draw_from_pipeline() -> None:
     if SPACING.value is not None:
         options["spacing"] = spec.build(SPACING.value, diffjax.spacings)
     num = NUM.value if NUM.present else None
-    signer = signing.identity()
+    signer, out = signing.identity(), checked(pathlib.Path(OUT.value))
     drawn = pipeline.draw(num, key=jax.random.key(SEED.value), **options)
-    out = out_folder.made(pathlib.Path(OUT.value))
-    name = pathlib.Path(pipeline.PIPELINE.value).resolve().name
-    made = Made(name, checksum(drawn.weights), drawn.weights)
-    write(out, drawn.images, captioned(drawn.images, drawn.prompts), made, signer)
+    name, weights = pathlib.Path(pipeline.PIPELINE.value).resolve().name, checksum(drawn.weights)
+    made = Made(name, weights, weights)
+    write(out, drawn.images, sheet_of(drawn.images, drawn.prompts), made, signer)
     print(f"{len(drawn.images)} images of {pipeline.PIPELINE.value} in {out}")
 
 
@@ -140,10 +138,10 @@ def draw_from_run() -> None:
     )
     images = to_uint8(np.asarray(drawn.images))
     images = images if edit is None else edit.finished(images)
-    made = Made(run.folder.path.resolve().name, run.config.digest(), params)
+    weights = "" if signer is None else checksum(params)
+    made = Made(run.folder.path.resolve().name, run.config.digest(), weights)
     if edit is None:
-        texts = guiding.texts(task, num)
-        write(out, images, captioned(images, texts) if texts else grid(images), made, signer)
+        write(out, images, sheet_of(images, guiding.texts(task, num)), made, signer)
     else:
         write(out, images, edit.sheet(images), made, signer, "part")
     if drawn.film.size:
@@ -155,11 +153,11 @@ def draw_from_run() -> None:
 
 
 class Made(NamedTuple):
-    """What has drawn: its name, a digest of what it is, and its weights."""
+    """What has drawn: its name, a digest of what it is, and one of its weights for who signs."""
 
     name: str
     digest: str
-    weights: Params
+    weights: str
 
 
 def write(
@@ -181,7 +179,14 @@ def write(
 def _folder() -> pathlib.Path:
     """The folder to write, made."""
     name = f"seed_{SEED.value}" if edits.TASK.value is None else f"{edits.TASK.value}_{SEED.value}"
-    return out_folder.made(pathlib.Path(OUT.value or pathlib.Path(RUN.value) / "samples" / name))
+    return checked(pathlib.Path(OUT.value or pathlib.Path(RUN.value) / "samples" / name))
+
+
+def checked(out: pathlib.Path) -> pathlib.Path:
+    """The folder, made. Raises UserError where its images/ is not that of an earlier call."""
+    if (out / "images").exists() and not (out / "samples.npz").exists():
+        raise UserError(f"{out / 'images'} exists and was not drawn: choose another folder (--out)")
+    return out_folder.made(out)
 
 
 if __name__ == "__main__":

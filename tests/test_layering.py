@@ -48,8 +48,8 @@ ALLOWED = {
     " spacings typing",
     "editing": "arrays data errors generate guidance process randomness samplers schedules spacings"
     " typing",
-    "trust": "conditions display errors files metrics objectives process randomness samplers spec"
-    " typing",
+    "trust": "conditions display errors files interop lazy metrics objectives process randomness"
+    " run_report samplers spec typing",
     "tiling": "batches errors models typing",
     "training": "compiling devices errors files lazy models optimizers randomness rates typing",
     "interop": "arrays data errors files lazy models process samplers schedules spacings spec text"

@@ -36,7 +36,12 @@ def save_grid(
     path: str | os.PathLike[str], images: UInt8[np.ndarray, "N H W C"], texts: Sequence[str] = ()
 ) -> None:
     """Writes a grid of drawn images as a PNG; with texts, one under each image."""
-    save_picture(path, captioned(images, texts) if texts else grid(images))
+    save_picture(path, sheet_of(images, texts))
+
+
+def sheet_of(images: UInt8[np.ndarray, "N H W C"], texts: Sequence[str]) -> Image.Image:
+    """A grid; with texts, one under each image."""
+    return captioned(images, texts) if texts else grid(images)
 
 
 def save_picture(path: str | os.PathLike[str], sheet: Image.Image, drawn: Drawn = "all") -> None:
@@ -53,7 +58,7 @@ def save_images(
 ) -> list[pathlib.Path]:
     """Writes each drawn image as a PNG of its own size, 00000.png and so on; returns the paths.
 
-    Images of that form that an earlier call left are removed.
+    The folder is this function's own: other PNGs that are called by a number are removed.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(exist_ok=True)

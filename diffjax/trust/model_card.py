@@ -3,12 +3,12 @@
 The layout is Hugging Face's (README.md with a YAML head; Mitchell et al. 2019).
 """
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from diffjax.errors import UserError
+from diffjax.interop.json_files import read_json
+from diffjax.run_report import read_lines
 
 SPEED, EVALUATION, AUDIT = "speed.jsonl", "evaluation.json", "audit.json"
 FIGURES = {
@@ -56,15 +56,14 @@ def model_card(folder: pathlib.Path, config: Mapping[str, Any], told: Told) -> C
         "members": audit.get("members"),
     }  # fmt: skip
     lacks = [name for name in LACKS if not known[name]]
-    training = config["training"]
+    # A data set's options may name a place on the machine that trained.
+    dataset = config["training"]["dataset"].partition("(")[0]
     parts = [
         _head(told),
         f"# {folder.resolve().name}",
-        f"A {config['task']} model, trained by diffjax on `{training['dataset']}`.",
+        f"A {config['task']} model, trained by diffjax on `{dataset}`.",
         "## Missing\n\n" + "\n".join(f"- {LACKS[name]}" for name in lacks) if lacks else "",
-        "## Data\n\n"
-        f"- Data set: `{training['dataset']}`\n"
-        f"- Licence: {told.data_licence or 'not stated'}",
+        f"## Data\n\n- Data set: `{dataset}`\n- Licence: {told.data_licence or 'not stated'}",
         "## Training\n\n" + _training(folder, environment, told),
         "## Figures\n\n" + _figures(evaluation),
         "## Audits\n\n" + _audits(audit),
@@ -136,21 +135,12 @@ def _audits(found: Mapping[str, Any]) -> str:
 def _duration(path: pathlib.Path) -> tuple[float, int]:
     """Seconds and steps of the lines of speed.jsonl."""
     seconds, last = 0.0, 0
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        try:
-            told = json.loads(line)
-            seconds += (told["step"] - last) / told["steps_per_s"]
-            last = told["step"]
-        except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
-            raise UserError(f"{path} cannot be read: {error}") from error
+    for step, told in read_lines(path).items():
+        if told.get("steps_per_s"):
+            seconds += (step - last) / told["steps_per_s"]
+        last = step
     return seconds, last
 
 
 def _object(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text()) if path.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} cannot be read: it is no JSON object")
-    return found
+    return dict(read_json(path)) if path.is_file() else {}

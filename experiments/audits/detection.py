@@ -1,6 +1,7 @@
 """Whether images carry a watermark, and what it withstands."""
 
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,8 +12,7 @@ from jaxtyping import Array, Float, UInt8
 
 from diffjax.data.images import scaled, to_uint8
 from diffjax.editing.pictures import read_pictures
-from diffjax.errors import UserError
-from diffjax.generate import make_draw, times_of
+from diffjax.generate import times_of
 from diffjax.runs import Run
 from diffjax.samplers.ddim import DDIM
 from diffjax.tasks.denoisers import DENOISER, DenoiserTask
@@ -34,20 +34,14 @@ DRAWN = 100  # images, with the mark and without
 Pixels = UInt8[np.ndarray, "N H W C"]
 
 
-def mark() -> Watermark:
-    """The watermark that is asked about. Raises UserError without one."""
-    found = watermarking.chosen()
-    if found is None:
-        raise UserError("give the --watermark that was drawn with, its secret included")
-    return found
-
-
-def tell_found(run: Run[DenoiserTask], files: list[str], as_json: bool) -> int:
+def tell_found(
+    run: Run[DenoiserTask], watermark: Watermark, files: Sequence[str], as_json: bool
+) -> int:
     """Says of each image in the files whether it carries the mark.
 
     Returns the exit status: UNMARKED where one does not.
     """
-    watermark, form, status = mark(), run.task.image_shape, 0
+    form, status = run.task.image_shape, 0
     for file in files:
         images = to_uint8(read_pictures(file, form))
         found = find(run, watermark, images)
@@ -95,10 +89,11 @@ class Row(NamedTuple):
     bits: float | None
 
 
-def tell_robustness(run: Run[DenoiserTask]) -> dict[str, Any]:
+def tell_robustness(run: Run[DenoiserTask], watermark: Watermark) -> dict[str, Any]:
     """Draws with and without the mark, and says what is found after each change."""
-    watermark = mark()
-    plain, marked = draw(run, None), draw(run, watermark)
+    key, count = jax.random.key(SEED.value), num(DRAWN)
+    drawn = run.sample(key, num=count, steps=STEPS.value, sampler=DDIM())
+    plain, marked = to_uint8(np.asarray(drawn)), draw_marked(run, watermark, count)
     rows = []
     print(f"{'change':<28}{'AUC':>8}{'found':>8}{'false':>8}{'bits':>8}")
     for name, change in CHANGES.items():
@@ -125,19 +120,15 @@ def compared(name: str, watermark: Watermark, own: Found, other: Found) -> Row:
     return Row(name, float((lower + equal / 2).mean()), found, false, bits)
 
 
-def draw(run: Run[DenoiserTask], watermark: Watermark | None) -> Pixels:
-    """Images of all classes in turn, by DDIM."""
-    task, count, times = run.task, num(DRAWN), _times(run)
-    asked = task.condition.asked(None, count)
-    chosen = guiding.Chosen(asked, task.guided(1.0, asked, count), None)
-    batch, key = min(count, 64), jax.random.key(SEED.value)
+def draw_marked(run: Run[DenoiserTask], watermark: Watermark, count: int) -> Pixels:
+    """What `Run.sample` draws, from marked noise."""
+    task, times, batch = run.task, _times(run), min(count, 64)
+    cond = task.condition.asked(None, count)
+    chosen = guiding.Chosen(cond, task.guided(1.0, cond, count), None)
     wanted = Wanted(run, DDIM(), times, count, chosen, SEED.value, batch)
-    if watermark is None:
-        draw = make_draw(task.model, task.process, DDIM(), task.shape, limit=task.space.limit)
-        cond = chosen.cond
-    else:
-        draw, cond = edit_draw(wanted, watermarking.start(wanted, watermark)), jnp.arange(count)
-    made = task.drawn(draw, run.components, key, count, batch, times, cond, chosen.guidance)
+    draw = edit_draw(wanted, watermarking.start(wanted, watermark))
+    key, rows = jax.random.key(SEED.value), jnp.arange(count)
+    made = task.drawn(draw, run.components, key, count, batch, times, rows, chosen.guidance)
     return to_uint8(np.asarray(made.images))
 
 

@@ -13,9 +13,10 @@ from diffjax.metrics.intervals import wilson
 from diffjax.runs import Run
 from diffjax.tasks.denoisers import DenoiserTask
 from experiments.evaluations import drawn
-from experiments.evaluations.held_out import BATCH_SIZE
+from experiments.evaluations.held_out import BATCH_SIZE, SEED
 from experiments.evaluations.judged import TITLES
 from experiments.evaluations.saved import save
+from experiments.flags import marking
 
 ASKED = 0.95  # of the samples, by the course
 JUDGE_ASKED = 0.99  # the judge's own accuracy on held-out images, by the course
@@ -52,7 +53,9 @@ def assess(run: Run[DenoiserTask], path: pathlib.Path) -> None:
     }
     saved = save(path, {"assessment": found})
     print(text(found, bench.num))
-    print(f"{bench.num} images of step {run.step}, {saved}{show_wrong(path, images, right)}")
+    with marking.marked(run.config.digest(), SEED.value):
+        wrong = show_wrong(path, images, right)
+    print(f"{bench.num} images of step {run.step}, {saved}{wrong}")
 
 
 def accuracy_of(bench: drawn.Bench) -> float:

@@ -4,11 +4,9 @@ from typing import Any
 
 from absl import flags
 
-from diffjax.checksum import checksum
 from diffjax.errors import UserError
 from diffjax.runs import run_around
 from diffjax.trust.identity import Identity
-from diffjax.typing import Params
 from experiments.flags import kinds, watermarking
 
 SIGN = kinds.define_path(
@@ -31,8 +29,8 @@ def identity() -> Identity | None:
     return Identity.read(SIGN.value)
 
 
-def generation(model: str, weights: Params, seed: int) -> dict[str, Any]:
-    """What credentials tell: the model's name, a digest of its weights, flags and seed.
+def generation(model: str, weights: str, seed: int) -> dict[str, Any]:
+    """What credentials tell: the model's name, the digest of its weights, flags and seed.
 
     Flags that name a place on this machine, and a watermark's secret, are left out.
     """
@@ -40,7 +38,7 @@ def generation(model: str, weights: Params, seed: int) -> dict[str, Any]:
     told = [f for f in given if not isinstance(f.parser, kinds.PathParser) and f.name not in KEPT]
     return {
         "model": model,
-        "checkpoint": checksum(weights),
+        "checkpoint": weights,
         "flags": [flag.serialize() for flag in told],
         "seed": seed,
     }

@@ -26,6 +26,13 @@ def chosen() -> Watermark | None:
     return found
 
 
+def asked() -> Watermark:
+    """The watermark of the flag, which is given."""
+    found = chosen()
+    assert found is not None, "checked before"
+    return found
+
+
 def start(wanted: Wanted, mark: Watermark) -> FromNoise:
     """Marked noise for what is wanted, the same whatever the batch size.
 

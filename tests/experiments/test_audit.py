@@ -117,3 +117,13 @@ def test_what_is_refused(trained, name, flags, message):
     assert done.stderr.count("\n") == 1
     assert message in done.stderr
     assert not (trained / "keys").exists()
+
+
+def test_a_users_own_images_are_left_alone(trained, tmp_path):
+    (tmp_path / "images").mkdir()
+    Image.new("L", (2, 2)).save(tmp_path / "images" / "00001.png")
+    before = (tmp_path / "images" / "00001.png").read_bytes()
+    done = program("sample", f"--run={trained}", "--num=1", "--steps=3", f"--out={tmp_path}")
+    assert done.returncode == 1
+    assert "exists and was not drawn: choose another folder (--out)" in done.stderr
+    assert (tmp_path / "images" / "00001.png").read_bytes() == before

@@ -54,7 +54,11 @@ def test_robustness_is_a_table(trained):
 @pytest.mark.parametrize(
     ("name", "flags", "message"),
     [
-        ("audit", ("--task=detect", "--run={run}", "--file=a.png"), "give the --watermark"),
+        (
+            "audit",
+            ("--task=detect", "--run={run}", "--file=a.png"),
+            "needs --watermark",
+        ),
         ("audit", ("--task=detect", "--file=a.png"), "--task=detect needs --run"),
         ("audit", ("--task=robustness", "--run={run}", "--file=a.png"), "--file does nothing"),
         (

@@ -61,8 +61,21 @@ def test_what_is_missing_is_named(run):
     assert "the machine's power is unknown" in card.text
 
 
-@pytest.mark.parametrize("name", ["evaluation.json", "audit.json", "speed.jsonl"])
+@pytest.mark.parametrize("name", ["evaluation.json", "audit.json"])
 def test_files_that_cannot_be_read(run, name):
     (run / name).write_text("{")
     with pytest.raises(UserError, match=name):
         model_card(run, CONFIG, ALL)
+
+
+def test_steps_that_a_resume_has_taken_again_count_once(run):
+    with (run / "speed.jsonl").open("a") as file:
+        file.write('{"step": 3600, "steps_per_s": 0.5}\n{"step": 36')
+    assert "1.50 h" in model_card(run, CONFIG, ALL).text
+
+
+def test_places_of_the_data_are_not_told(run):
+    config = {**CONFIG, "training": {"dataset": "folder(path='/home/ann/pictures')"}}
+    text = model_card(run, config, ALL).text
+    assert "`folder`" in text
+    assert "/home/ann" not in text

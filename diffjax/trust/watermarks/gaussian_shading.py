@@ -2,17 +2,23 @@
 
 import dataclasses
 import functools
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
-from scipy import stats
 
+from diffjax import lazy
 from diffjax.errors import UserError
 from diffjax.randomness import fold_in, normal
 from diffjax.trust.watermarks.base import Found, Watermark, check_secret, key_of
 from diffjax.typing import Images, Keys
+
+if TYPE_CHECKING:
+    from scipy import stats
+else:
+    stats = lazy.module("scipy.stats")
 
 __all__ = ["GaussianShading"]
 
@@ -90,7 +96,6 @@ class GaussianShading(Watermark):
         the squares for any message.
         """
 
-        @jax.jit
         def of_chunk(
             best: tuple[Float[Array, "N"], Bool[Array, "N k"]], first: Array
         ) -> tuple[tuple[Float[Array, "N"], Bool[Array, "N k"]], None]:

@@ -1,18 +1,23 @@
 """Rings in the noise's Fourier transform."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Complex, Float, Int
-from scipy import stats
 
+from diffjax import lazy
 from diffjax.errors import UserError
 from diffjax.randomness import normal
 from diffjax.trust.watermarks.base import Found, Watermark, check_secret, key_of
 from diffjax.typing import Images, Keys
+
+if TYPE_CHECKING:
+    from scipy import stats
+else:
+    stats = lazy.module("scipy.stats")
 
 __all__ = ["TreeRing"]
 
