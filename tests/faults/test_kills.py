@@ -7,13 +7,11 @@ import time
 
 import jax
 import numpy as np
-import optax
 import pytest
 from programs import RUN_FLAGS, program, start
 
 from diffjax.runs import open_run
 from diffjax.training.checkpoint import Checkpoints
-from diffjax.training.optimizers import make_optimizer
 from diffjax.training.step import init_state
 
 pytestmark = pytest.mark.faults
@@ -22,7 +20,7 @@ STEPS = 600
 
 def final_state(folder):
     run, config = open_run(folder)
-    tx: optax.GradientTransformation = make_optimizer(1e-3, STEPS, warmup_steps=2)
+    tx = config.training.make_optimizer(STEPS)
     like = jax.eval_shape(lambda key: init_state(config.task.init(key, {}), tx), jax.random.key(0))
     with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
         return checkpoints.restore(like)
