@@ -6,11 +6,9 @@ Stopped at any moment, the same command goes on: a cell of the grid is a run of 
 
 import dataclasses
 import json
-import os
 import pathlib
 import re
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +25,7 @@ from diffjax.files import write_text, write_whole
 from diffjax.models.course_unet import CourseUNet
 from experiments import ddpm
 from experiments.flags import cpu_devices, kinds, learning, presets
+from experiments.measurements import children
 from experiments.start import command
 
 flags.adopt_module_key_flags(learning)
@@ -166,15 +165,16 @@ def measured(out: pathlib.Path, choice: Choice, seed: int) -> dict[str, float]:
     if (values := _measured_before(run)) is not None:
         return values
     given = (f"--flagfile={out / 'base.flags'}", *choice.flags, f"--seed={seed}")
-    _program("ddpm", *given, f"--workdir={run}")
+    children.run("experiments.ddpm", *given, f"--workdir={run}", cores=cores_each())
     own = [flag for flag in choice.flags if flag.startswith("--sampler=")]
     data_dir = learning.DATA_DIR.value
-    _program(
-        "evaluate", f"--run={run}", f"--judge={JUDGE.value}", "--metrics=judge,loss",
+    children.run(
+        "experiments.evaluate", f"--run={run}", f"--judge={JUDGE.value}", "--metrics=judge,loss",
         f"--num={NUM.value}", f"--steps={ddpm.SAMPLE_STEPS.value}",
         f"--cpu_devices={cores_each()}",
         *(own or [f"--sampler={ddpm.SAMPLER.value}"]),
         *([] if data_dir is None else [f"--data_dir={data_dir}"]),
+        cores=cores_each(),
     )  # fmt: skip
     values = _measured_before(run)
     if values is None:
@@ -196,17 +196,6 @@ def _measured_before(run: pathlib.Path) -> dict[str, float] | None:
 def cores_each() -> int:
     """Of those there are, for each of --jobs."""
     return max(1, cpu_devices.cores() // JOBS.value)
-
-
-def _program(name: str, *arguments: str) -> None:
-    """Runs one of the programs. Raises UserError with what it says last, where it fails."""
-    command = [sys.executable, "-m", f"experiments.{name}", *arguments]
-    # XLA's threads: runs beside each other that each have all cores get in each other's way.
-    env = {**os.environ, "NPROC": str(cores_each())}
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
-        raise UserError(f"experiments.{name} ended: {said.removeprefix('error: ')}")
 
 
 def spread(values: list[float]) -> tuple[float, float]:

@@ -7,11 +7,7 @@ trains for as many seconds on the same images and cores, by torch. All draw --nu
 steps: the main job as its flagfile says, the others by DDIM, whose better of eta 0 and 1 counts.
 """
 
-import os
 import pathlib
-import subprocess
-import sys
-import time
 from typing import Any
 
 import numpy as np
@@ -24,7 +20,7 @@ from diffjax.tasks.classifier import Classification
 from diffjax.tasks.denoisers import DenoiserTask
 from experiments.evaluations import drawn, held_out
 from experiments.flags import cpu_devices, kinds
-from experiments.measurements import measuring, torch_peer
+from experiments.measurements import children, measuring, torch_peer
 from experiments.measurements.main_job import FLAGFILE, flagfile
 from experiments.measurements.other_recipes import OURS, RECIPES, medians, share
 
@@ -43,10 +39,10 @@ def main() -> None:
     for flag in (drawn.GUIDANCE, drawn.CHOSEN):
         if flag.present:
             raise UserError(f"--{flag.name} does nothing with recipes: leave it out")
+    cpu_devices.split_cpu(cpu_devices.cores())  # before JAX looks for devices
     runs.load(drawn.JUDGE.value, Classification)  # or it would be refused after the first training
     if not drawn.SAMPLER.present:
         flags.FLAGS[drawn.SAMPLER.name].value = flagfile()["sampler"]
-    cpu_devices.split_cpu(cpu_devices.cores())
     out = pathlib.Path(OUT.value).absolute()
     out.mkdir(parents=True, exist_ok=True)
     rows = [row for seed in range(SEEDS.value) for row in one_seed(seed, out)]
@@ -60,10 +56,10 @@ def one_seed(seed: int, out: pathlib.Path) -> list[dict[str, Any]]:
     """A row each, of a seed's training."""
     folder = out / f"{OURS}_{seed}"
     steps = [] if JOB_STEPS.value is None else [f"--steps={JOB_STEPS.value}"]
-    seconds = program(
+    seconds = children.run(
         "experiments.ddpm", f"--flagfile={FLAGFILE}", f"--seed={seed}", *steps,
-        f"--workdir={folder}", cache=out / f"cache_{seed}",
-    )  # fmt: skip
+        f"--workdir={folder}", JAX_COMPILATION_CACHE_DIR=str(out / f"cache_{seed}"),
+    ).seconds  # fmt: skip
     run = runs.load(folder, DenoiserTask)
     bench, drawing = drawn.set_up(run), drawn.Drawing(run, guided=False)
     labels = drawing.labels(bench.num)
@@ -78,7 +74,7 @@ def one_seed(seed: int, out: pathlib.Path) -> list[dict[str, Any]]:
     rows = [row(OURS, drawing(bench.num, 1.0), labels, steps=run.step)]
     for name in RECIPES:
         file = out / f"{name}_{seed}.npz"
-        program(
+        children.run(
             "experiments.measurements.torch_recipes", f"--recipe={name}", f"--seconds={seconds}",
             f"--num={bench.num}", f"--steps={drawn.STEPS.value}", f"--seed={seed}",
             f"--out={file}",
@@ -92,20 +88,6 @@ def one_seed(seed: int, out: pathlib.Path) -> list[dict[str, Any]]:
     for found in rows:
         print(told(found), flush=True)
     return rows
-
-
-def program(name: str, *arguments: str, cache: pathlib.Path | None = None) -> float:
-    """The seconds of a program. Raises UserError where it fails, with what it said last."""
-    environ = dict(os.environ)
-    if cache is not None:
-        environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
-    start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", name, *arguments], env=environ, capture_output=True, text=True
-    )
-    if done.returncode:
-        raise UserError(f"{name} failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
-    return time.perf_counter() - start
 
 
 def told(row: dict[str, Any]) -> str:
