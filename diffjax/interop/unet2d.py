@@ -28,24 +28,21 @@ def save_unet2d(model: UNet, params: Params, folder: str | os.PathLike[str]) -> 
 
     Files of the same names are replaced, each whole or not at all. Raises UserError for params that
     are not this model's, a folder that cannot be written, and one with weights in several files,
-    and for a network with `cond_dim` or `patch_size`, which UNet2DModel lacks.
+    and for a network with `cond_dim` or `spans`, which UNet2DModel lacks.
     """
     if model.cond_dim is not None:
         raise UserError(
             f"a unet(cond_dim={model.cond_dim}) cannot be saved: diffusers' UNet2DModel takes no "
             "vectors"
         )
-    if model.patch_size > 1:
-        raise UserError(
-            f"a unet(patch_size={model.patch_size}) cannot be saved: diffusers' UNet2DModel has "
-            "no patches"
-        )
+    if model.spans:
+        raise UserError("a unet(spans=True) cannot be saved: diffusers' UNet2DModel has no spans")
     save(model, params, folder, FORM)
 
 
 def _inputs(model: UNet) -> tuple[Any, ...]:
     """The shapes of an image, a time and a condition."""
-    size = model.patch_size * 2 ** (len(model.block_out_channels) - 1)
+    size = 2 ** (len(model.block_out_channels) - 1)
     shape = jax.ShapeDtypeStruct
     labels = None
     if model.class_embed_type == "identity":
@@ -56,4 +53,4 @@ def _inputs(model: UNet) -> tuple[Any, ...]:
     return images, shape((), jnp.float32), labels
 
 
-FORM = Form("UNet2DModel", "U-Net", UNet, _inputs, ours=frozenset({"patch_size"}))
+FORM = Form("UNet2DModel", "U-Net", UNet, _inputs, ours=frozenset({"spans"}))

@@ -25,6 +25,11 @@ class Backbone(nn.Module):
         return "index"
 
     @property
+    def told_spans(self) -> bool:
+        """Whether it is also told the span of a step, as model(x, t, cond, span=...), or none."""
+        return False
+
+    @property
     def time_rows(self) -> int | None:
         """How many indices the time embedding has rows for; None where it takes any time."""
         return None

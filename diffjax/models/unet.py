@@ -24,9 +24,7 @@ from diffjax.models.layers import (
     TimeMLP,
     look_up,
     machine_dtype,
-    patched,
     sinusoids,
-    unpatched,
     zeros,
 )
 from diffjax.models.unet_blocks import Part, residual_part, run_levels
@@ -44,9 +42,8 @@ class UNet(Backbone):
     one head; `sample_size` is a note. `dtype` is what is computed in, None what the machine is
     built for: bfloat16 on an accelerator, float32 on a CPU; parameters and output are float32.
     `cond_dim`, which diffusers lacks, is the length of a vector per sample, such as an embedding.
-    `patch_size`, which it lacks too, is the side of the squares of pixels that become the channels
-    of one place before the first layer, and pixels again after the last (Hoogeboom et al. 2023,
-    sec. 2.3): maps of few places and many channels are faster on a CPU.
+    `spans`, which it lacks too, is for networks of average velocity: how far a step leads, in the
+    time's own unit, is embedded beside the time; no span is a step of no length.
     `remat` keeps no more than each block's input for the gradient and computes the rest again
     (Chen et al. 2016): less memory, more work; XLA on a CPU keeps it all the same. Raises UserError
     for an option or a combination that cannot be built.
@@ -81,7 +78,7 @@ class UNet(Backbone):
     class_embed_type: str | None = None
     num_class_embeds: int | None = None
     cond_dim: int | None = None
-    patch_size: int = 1
+    spans: bool = False
     dtype: str | None = None
     remat: bool = False
 
@@ -91,7 +88,13 @@ class UNet(Backbone):
 
     @nn.compact
     def __call__(
-        self, x: Images, t: Times, cond: Labels | None = None, *, train: bool = False
+        self,
+        x: Images,
+        t: Times,
+        cond: Labels | None = None,
+        *,
+        span: Times | None = None,
+        train: bool = False,
     ) -> Float[Array, "B H W D"]:
         """The network's output for images `x` at time(s) `t` in 0..999, dropout only in training.
 
@@ -101,19 +104,20 @@ class UNet(Backbone):
         fit.
         """
         check_input(self, x, cond)
+        if span is not None and not self.spans:
+            raise UserError("this U-Net is told no span: set spans=True")
         t = jnp.atleast_1d(t).astype(jnp.float32)
-        emb = ACTIVATIONS[self.act_fn.lower()](self._embed(t, cond))
-        x = (2 * x - 1 if self.center_input_sample else x).astype(self.compute_dtype)
-        image = x = patched(x, self.patch_size)
+        emb = self._embed(t, cond)
+        if self.spans:
+            emb = emb + self._embed_span(jnp.zeros(1) if span is None else span)
+        emb = ACTIVATIONS[self.act_fn.lower()](emb)
+        image = x = (2 * x - 1 if self.center_input_sample else x).astype(self.compute_dtype)
         x = Conv3x3(self.block_out_channels[0], dtype=self.compute_dtype, name="conv_in")(x)
         parts = residual_part(self, train), self._attention()
         x, drawn = run_levels(self, levels_of(self), parts, x, emb, image)
         x = nn.silu(self._norm_out(x))
-        x = Conv3x3(
-            self.out_channels * self.patch_size**2,
-            dtype=self.compute_dtype, kernel_init=zeros, name="conv_out",
-        )(x)  # fmt: skip
-        x = unpatched(x.astype(jnp.float32), self.patch_size)
+        last = partial(Conv3x3, dtype=self.compute_dtype, kernel_init=zeros)
+        x = last(self.out_channels, name="conv_out")(x).astype(jnp.float32)
         if drawn is not None:
             x = x + drawn
         return x / t[:, None, None, None] if self.time_embedding_type == "fourier" else x
@@ -121,6 +125,10 @@ class UNet(Backbone):
     @property
     def time_input(self) -> TimeInput:
         return "sigma" if self.time_embedding_type == "fourier" else "index"
+
+    @property
+    def told_spans(self) -> bool:
+        return self.spans
 
     @property
     def time_rows(self) -> int | None:
@@ -188,6 +196,10 @@ class UNet(Backbone):
                 table = nn.Embed(rows, width, embedding_init=apart, name="class_embedding")
                 of_class = look_up(table, labels)
         return emb + of_class.astype(emb.dtype)
+
+    def _embed_span(self, span: Times) -> Embedding:
+        features = sinusoids(jnp.atleast_1d(span), self.block_out_channels[0])
+        return TimeMLP(embedding_width(self), self.compute_dtype, name="span_embedding")(features)
 
     def _time_features(self) -> Callable[[Float[Array, "b"]], Float[Array, "b F"]]:
         width = self.block_out_channels[0]

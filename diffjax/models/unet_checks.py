@@ -40,7 +40,6 @@ POSITIVE = (
     "num_train_timesteps",
     "num_class_embeds",
     "cond_dim",
-    "patch_size",
 )
 
 
@@ -114,6 +113,11 @@ def check_shift(net: Any, width: int) -> None:
 
 def _check_embeddings(net: "diffjax.models.unet.UNet") -> None:
     """Refuses embeddings of time and class that lack a number, or have one too many."""
+    if net.spans and net.time_embedding_type != "positional":
+        raise UserError(
+            f"unet(spans=True, time_embedding_type={net.time_embedding_type!r}): spans are told in "
+            "the unit of positional times"
+        )
     if net.time_embedding_type == "learned" and net.num_train_timesteps is None:
         raise UserError("unet(time_embedding_type='learned') needs num_train_timesteps")
     check_classes(net)
@@ -160,7 +164,7 @@ def _check_blocks(net: "diffjax.models.unet.UNet") -> None:
 def check_size(net: Any) -> None:
     """Refuses a size of images that cannot be halved as often as there are levels."""
     levels = len(net.block_out_channels)
-    factor = getattr(net, "patch_size", 1) * 2 ** (levels - 1)
+    factor = 2 ** (levels - 1)
     sizes = net.sample_size if isinstance(net.sample_size, tuple) else (net.sample_size,)
     if any(size is not None and (size < 1 or size % factor) for size in sizes):
         raise UserError(
@@ -180,10 +184,6 @@ def _check_pyramid(net: "diffjax.models.unet.UNet") -> None:
         )
     if up != sorted(up):
         raise UserError(f"unet(up_block_types={net.up_block_types}): Skip blocks come after others")
-    if net.patch_size > 1 and any(down + up):
-        raise UserError(
-            f"unet(patch_size={net.patch_size}): Skip blocks work on pixels; choose other blocks"
-        )
     for name, skips in (("in_channels", down), ("out_channels", up)):
         if any(skips) and getattr(net, name) != PYRAMID_CHANNELS:
             raise UserError(
@@ -249,7 +249,7 @@ def check_channels(
 
 def check_input(net: "diffjax.models.unet.UNet", x: Images, labels: Labels | None) -> None:
     """Refuses images of another kind, and labels where none belong or none are given."""
-    check_images(net, x, patch=net.patch_size)
+    check_images(net, x)
     options = (net.class_embed_type, net.num_class_embeds, net.cond_dim)
     takes_labels = any(option is not None for option in options)
     if takes_labels and labels is None:

@@ -15,7 +15,13 @@ from hypothesis import strategies as st
 from jax import lax
 from scipy import signal
 
-from diffjax.models.convolution import choice, conv_general_dilated, processor, winograd
+from diffjax.models.convolution import (
+    choice,
+    conv_general_dilated,
+    forward_mode,
+    processor,
+    winograd,
+)
 from diffjax.models.convolution.choice import OPERATIONS, PATHS, Measured, choose
 from diffjax.models.convolution.window import Window
 from diffjax.models.layers import Conv
@@ -513,3 +519,25 @@ def test_dilated_and_grouped_convolutions_are_xlas_own(options):
     params = own.init(jax.random.key(1), x)
     ours = nn.Conv(6, (3, 3), padding=1, **options, conv_general_dilated=conv_general_dilated)
     np.testing.assert_array_equal(ours.apply(params, x), own.apply(params, x))
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("window", [SAME, HALVING], ids=["same", "halving"])
+def test_forward_derivatives(window, name, monkeypatch):
+    """By jax.jvp, which the ways' own gradients shut out: of a product the two parts' sum."""
+    if not PATHS[name].takes(window):
+        pytest.skip(f"{name} does not take this window")
+    monkeypatch.setattr("diffjax.models.convolution.choose", lambda *of: PATHS[name])
+    x, w, dy = map(jnp.asarray, drawn(window, 2, (8, 8), 4, 6))
+    dx, dw, _ = map(jnp.asarray, drawn(window, 2, (8, 8), 4, 6, seed=1))
+
+    def conv(x, w):
+        return conv_general_dilated(x, w, window.strides, window.pads)
+
+    with forward_mode():
+        y, change = jax.jit(lambda: jax.jvp(conv, (x, w), (dx, dw)))()
+    wanted = reference(dx, w, dy, window)[0] + reference(x, dw, dy, window)[0]
+    np.testing.assert_allclose(y, reference(x, w, dy, window)[0], atol=1e-4)
+    np.testing.assert_allclose(change, wanted, atol=1e-4)
+    with pytest.raises(TypeError, match="custom_vjp"):
+        jax.jvp(conv, (x, w), (dx, dw))

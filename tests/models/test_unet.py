@@ -95,19 +95,6 @@ def test_output_is_an_image_of_the_input_size(options):
     chex.assert_shape(out, (2, 16, 12, model.out_channels))
 
 
-def test_patches_are_the_channels_of_a_place():
-    """Squares of two by two pixels go through the network of twelve channels, cut out by hand."""
-    wide = UNet(**TINY, in_channels=12, out_channels=12)
-    squares = [IMAGES[:, row::2, column::2] for row in (0, 1) for column in (0, 1)]
-    params = noisy_params(wide, places := jnp.concatenate(squares, -1), TIMES)
-    out = wide.apply(params, places, TIMES)
-    found = UNet(**TINY, patch_size=2).apply(params, IMAGES, TIMES)
-    for i, (row, column) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
-        np.testing.assert_allclose(
-            found[:, row::2, column::2], out[..., 3 * i : 3 * i + 3], atol=1e-5
-        )
-
-
 def test_starts_at_zero_and_every_parameter_can_learn(tiny):
     model, noisy, apply = tiny
     start = jax.jit(model.init)(jax.random.key(0), IMAGES, TIMES)
@@ -356,9 +343,6 @@ REFUSED = [
         },
         "Skip blocks come before others",
     ),
-    ({"patch_size": 0}, "patch_size must be above 0"),
-    ({"patch_size": 2, "sample_size": 6}, "a multiple of 4 pixels"),
-    ({**SKIPS, "patch_size": 2}, "Skip blocks work on pixels"),
 ]
 
 
@@ -373,7 +357,6 @@ def test_refused_when_built(options, message):
     ("options", "images", "labels", "message"),
     [
         ({}, (2, 9, 8, 3), None, "9x8.*multiples of 2"),
-        ({"patch_size": 4}, (2, 12, 8, 3), None, "12x8.*multiples of 8"),
         ({}, (2, 8, 8, 1), None, "1 channels.*set in_channels=1"),
         ({}, (2, 8, 8, 3), (2,), "takes no condition"),
         ({"num_class_embeds": 4}, (2, 8, 8, 3), None, "give cond"),

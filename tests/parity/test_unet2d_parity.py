@@ -22,7 +22,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 sys.modules["torchvision"] = None  # diffusers imports it where it is there, matching torch or not
 diffusers = pytest.importorskip("diffusers", reason="pip install -e '.[parity]'")
 
-NOT_THEIRS = ("dtype", "remat", "cond_dim", "patch_size", "parent", "name")
+NOT_THEIRS = ("dtype", "remat", "cond_dim", "spans", "parent", "name")
 TOLERANCE = 2e-5  # of the output's largest value
 BASE = {
     "block_out_channels": (32, 64),

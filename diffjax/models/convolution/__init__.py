@@ -3,9 +3,14 @@
 The way is chosen when a program is traced, by operation, shape and batch, from a measured table
 (`choice`). What a CPU is given in 16 bits it computes in 32: XLA's own in 16 bits is far slower
 there. Elsewhere than on a CPU nothing is changed: XLA's own is right there.
+
+Its gradients are ways of their own, so that JAX cannot differentiate it forwards, as `jax.jvp`
+does: `forward_mode` leaves both kinds of derivatives to JAX.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,10 +22,21 @@ from diffjax.models.convolution.choice import choose
 from diffjax.models.convolution.direct import convolve
 from diffjax.models.convolution.window import Window
 
-__all__ = ["conv_general_dilated"]
+__all__ = ["conv_general_dilated", "forward_mode"]
 
 DILATED_OR_GROUPED = ("lhs_dilation", "rhs_dilation", "feature_group_count", "batch_group_count")
 UNIT = (1, None, (1, 1))
+_FORWARD_MODE = contextvars.ContextVar("_FORWARD_MODE", default=False)
+
+
+@contextlib.contextmanager
+def forward_mode() -> Iterator[None]:
+    """What is traced meanwhile can go through jax.jvp; its gradients are not the quickest."""
+    token = _FORWARD_MODE.set(True)
+    try:
+        yield
+    finally:
+        _FORWARD_MODE.reset(token)
 
 
 def conv_general_dilated(
@@ -40,14 +56,17 @@ def conv_general_dilated(
         padding = lax.padtype_to_pads(x.shape[1:3], w.shape[:2], strides, padding)
     kernel, steps = (w.shape[0], w.shape[1]), (strides[0], strides[1])
     (top, bottom), (left, right) = padding
-    return _conv(x, w, Window(kernel, steps, ((top, bottom), (left, right))))
+    window = Window(kernel, steps, ((top, bottom), (left, right)))
+    return (_plain if _FORWARD_MODE.get() else _conv)(x, w, window)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv(x: Array, w: Array, window: Window) -> Array:
+def _plain(x: Array, w: Array, window: Window) -> Array:
     path = choose("forward", x.shape, w.shape, window)
     with jax.named_scope("forward"):
         return _on_cpu(lambda x, w: path.forward(x, w, window), partial(_own, window=window), x, w)
+
+
+_conv = jax.custom_vjp(_plain, nondiff_argnums=(2,))
 
 
 def _forward(x: Array, w: Array, window: Window) -> tuple[Array, Any]:
