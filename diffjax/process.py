@@ -1,10 +1,11 @@
 """The forward process and the one hub through which every network output becomes a prediction."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, get_args
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from diffjax.errors import UserError
 from diffjax.schedules.base import NO_SIGNAL, Schedule
@@ -24,7 +25,7 @@ from diffjax.typing import (
 LEAST_SIGMA = 1e-5  # what a network is told at t = 0, where sigma is 0 and has no logarithm
 
 
-def expand(c: Float[Array, "*n"], x: Float[Array, "B ..."]) -> Float[Array, "..."]:
+def expand(c: Shaped[Array, "*n"], x: Float[Array, "B ..."]) -> Shaped[Array, "..."]:
     """A coefficient, one for all or one a sample, with the axes that broadcast it over x."""
     return c.reshape(c.shape + (1,) * (x.ndim - c.ndim)) if c.ndim else c
 
@@ -32,6 +33,20 @@ def expand(c: Float[Array, "*n"], x: Float[Array, "B ..."]) -> Float[Array, "...
 def told(cond: Cond) -> tuple[Any, ...]:
     """A network's arguments after the time: its condition, if it takes one."""
     return () if cond is None else (cond,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Averaged:
+    """A network of average velocity as samplers see it (Geng et al. 2025, eq. 3).
+
+    towards(s) gives the x0 and eps of which alpha_s x0 + sigma_s eps is where the flow leads at s,
+    in one step of any length. Itself it is a flow's denoiser: a step of no length is its velocity.
+    """
+
+    towards: Callable[[Times | None], Denoiser]
+
+    def __call__(self, x: Images, t: Times) -> Prediction:
+        return self.towards(None)(x, t)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +59,8 @@ class Process:
     `edm`, Karras et al.'s F (2022, eq. 7), which takes the images' standard deviation `sigma_data`.
     With learned_variance the network has twice the channels: the second half tells each step's
     variance (Nichol & Dhariwal 2021, eq. 15).
-    A consistent process is a consistency model's: see `to_first`.
+    A consistent process is a consistency model's: see `to_first`. An average one has a network that
+    is also told how far a step leads, and gives the velocity's average over it: see `Averaged`.
     time_input: the form of time that the network's embedding was made for, see `model_time`.
 
     Raises UserError where the schedule, the target and the form of time do not go together.
@@ -55,6 +71,7 @@ class Process:
     sigma_data: float = 0.5
     learned_variance: bool = False
     consistent: bool = False
+    average: bool = False
     time_input: TimeInput = "index"
 
     def __post_init__(self) -> None:
@@ -62,6 +79,11 @@ class Process:
         if refusal:
             legal = [t for t in get_args(Target) if not self._refusal(t)]
             raise UserError(f"{refusal}: choose {', '.join(legal[:-1])} or {legal[-1]}")
+        if self.average and (self.consistent or self.target != "velocity"):
+            raise UserError(
+                "a network that is told spans gives a flow's average velocity: choose schedule "
+                "flow and target velocity"
+            )
         if not self.sigma_data > 0:
             raise UserError(f"sigma_data={self.sigma_data}: choose a number above 0")
         if self.time_input == "sigma" and self.schedule.zero_terminal:
@@ -176,16 +198,26 @@ class Process:
             case "c_noise":
                 return jnp.clip(self.schedule.log_snr(t), NO_SIGNAL, -NO_SIGNAL) / -8
 
+    def model_span(self, t: Times, s: Times) -> Times:
+        """The way from t down to s < t as the network takes it: so many of the schedule's steps."""
+        return (t - s) * self.schedule.steps
+
     def denoiser(self, apply: Apply, params: Params, cond: Cond = None) -> Denoiser:
         """The network as samplers see it; `apply` is a module's, `cond` its third argument."""
 
-        def denoise(x: Images, t: Times) -> Prediction:
-            times = jnp.broadcast_to(self.model_time(t), x.shape[:1])
-            output = apply({"params": params}, self.model_input(x, t), times, *told(cond))
-            prediction = self.to_prediction(output, x, t)
-            return self.to_first(prediction, t) if self.consistent else prediction
+        def towards(s: Times | None) -> Denoiser:
+            def denoise(x: Images, t: Times) -> Prediction:
+                times = jnp.broadcast_to(self.model_time(t), x.shape[:1])
+                seen, more = self.model_input(x, t), {}
+                if s is not None:
+                    more["span"] = jnp.broadcast_to(self.model_span(t, s), x.shape[:1])
+                output = apply({"params": params}, seen, times, *told(cond), **more)
+                prediction = self.to_prediction(output, x, t)
+                return self.to_first(prediction, t) if self.consistent else prediction
 
-        return denoise
+            return denoise
+
+        return Averaged(towards) if self.average else towards(None)
 
     def to_first(self, prediction: Prediction, t: Times) -> Prediction:
         """A consistency model's f(x, t) as x0: where x lies, over alpha, at the first step's time.

@@ -55,14 +55,16 @@ LEARNED_VARIANCE = flags.DEFINE_boolean(
 LOSS = flags.DEFINE_enum(
     "loss", "denoising", OBJECTIVES,
     "what is minimised: the target's error; that and, for a learnt variance, a little of the "
-    "bound; the bound of T steps; that of infinitely many, which a learnt schedule needs",
+    "bound; the bound of T steps; that of infinitely many, which a learnt schedule needs; or a "
+    "flow's average velocity, for steps of any length, by its derivative or by halves of steps",
 )  # fmt: skip
 WEIGHTING = specs.define_spec(
     "weighting", "simple", diffjax.weightings, "how much the target's error counts at each noise"
 )
 TIMES = specs.define_spec(
     "times", None, diffjax.time_laws,
-    "how training's times are drawn; by default on the grid, or uniform for continuous_vlb",
+    "how training's times are drawn; by default on the grid, uniform for continuous_vlb, and "
+    "logit_normal(mean=-0.4) for mean_flow and shortcut",
 )  # fmt: skip
 OFFSET_NOISE = kinds.define_number(
     "offset_noise", 0.0, "standard deviation of a constant that noise has besides, in each channel"
@@ -70,6 +72,10 @@ OFFSET_NOISE = kinds.define_number(
 HUBER = kinds.define_number(
     "huber", 0.0, "the error of the target above which it counts linearly; 0 is never"
 )
+LEARNED_GUIDANCE = kinds.define_number(
+    "learned_guidance", 1.0,
+    "the scale of guidance that mean_flow and shortcut teach; 1 is none, others need --cond_drop",
+)  # fmt: skip
 NUM_CLASSES = kinds.define_count(
     "num_classes", 0,
     f"classes that the network is told of; {kinds.DATA} is those of --dataset, 0 is as --model has "
@@ -102,8 +108,8 @@ REMAT = flags.DEFINE_boolean(
 NUM_SAMPLES = kinds.define_integer("num_samples", 64, "images in a picture", lower_bound=1)
 OWN = (
     MODEL, SCHEDULE, TARGET, SIGMA_DATA, LEARNED_VARIANCE, LOSS, WEIGHTING, TIMES, OFFSET_NOISE,
-    HUBER, NUM_CLASSES, COND_DROP, COND_MASK, COURSE_COMPAT, SAMPLE_EVERY, SAMPLER, SAMPLE_STEPS,
-    SPACING, REMAT, NUM_SAMPLES,
+    HUBER, LEARNED_GUIDANCE, NUM_CLASSES, COND_DROP, COND_MASK, COURSE_COMPAT, SAMPLE_EVERY,
+    SAMPLER, SAMPLE_STEPS, SPACING, REMAT, NUM_SAMPLES,
 )  # fmt: skip
 presets.define_preset(
     smoke={
@@ -111,6 +117,11 @@ presets.define_preset(
         "sample_every": 30, "sample_steps": 10, "num_samples": 20,
     }
 )  # fmt: skip
+DEFAULT_TIMES = {
+    "continuous_vlb": "uniform",
+    "mean_flow": "logit_normal(mean=-0.4)",
+    "shortcut": "logit_normal(mean=-0.4)",
+}
 COURSE_STEPS = (150, 400)  # of garments and of flowers
 
 
@@ -182,7 +193,7 @@ def task_of(records: Records, shape: tuple[int, int, int], **options: Any) -> Di
 
 def described(records: Records) -> dict[str, Any]:
     """The task's options besides network and condition."""
-    times = TIMES.value or ("uniform" if LOSS.value == "continuous_vlb" else "grid")
+    times = TIMES.value or DEFAULT_TIMES.get(LOSS.value, "grid")
     sigma_data = {"sigma_data": SIGMA_DATA.value}
     return {
         "image_shape": records.image_shape,
@@ -195,6 +206,7 @@ def described(records: Records) -> dict[str, Any]:
         "times": spec.build(times, diffjax.time_laws),
         "offset_noise": OFFSET_NOISE.value,
         "huber": HUBER.value,
+        "learned_guidance": LEARNED_GUIDANCE.value,
     }
 
 

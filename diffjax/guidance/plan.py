@@ -15,7 +15,7 @@ from diffjax.guidance.decoded import Decoded
 from diffjax.guidance.rules import adaptive_projected, rescaled
 from diffjax.guidance.similarity import Similarity
 from diffjax.guidance.thresholds import clip_x0, dynamic_threshold
-from diffjax.process import Process
+from diffjax.process import Averaged, Process
 from diffjax.schedules.base import Schedule
 from diffjax.typing import Apply, Cond, Denoiser, Images, Params
 
@@ -104,6 +104,7 @@ def guide(
 ) -> Denoiser:
     """The network's denoiser under `guidance`, x0 kept in [-limit, limit] where there is a limit.
 
+    What a network of average velocity says is bound only where it is guided: it is no x0.
     `weak` is the network of guidance.away.params, by default `apply`. Raises UserError for
     thresholds and judges without a limit.
     """
@@ -130,6 +131,8 @@ def guide(
         return denoise
     if guidance.percentile is not None:
         return dynamic_threshold(denoise, schedule, jnp.asarray(guidance.percentile), limit)
+    if isinstance(denoise, Averaged):
+        return denoise
     return clip_x0(denoise, schedule, limit)
 
 

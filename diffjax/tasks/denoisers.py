@@ -121,6 +121,7 @@ class DenoiserTask(Task):
             sigma_data=self.sigma_data,
             learned_variance=self.learned_variance,
             consistent=self.consistent,
+            average=self.model.told_spans,
             time_input=self.model.time_input,
         )
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, get_args
 import diffjax.time_laws
 import diffjax.weightings
 from diffjax.errors import UserError
+from diffjax.objectives.average_velocity import mean_flow_loss, shortcut_loss
 from diffjax.objectives.denoising import denoising_loss
 from diffjax.objectives.noising import LossFn
 from diffjax.objectives.variational import continuous_vlb_loss, hybrid_loss, vlb_loss
@@ -21,13 +22,16 @@ from diffjax.weightings.simple import Simple
 
 __all__ = ["Diffusion"]
 
-Objective = Literal["denoising", "hybrid", "vlb", "continuous_vlb"]
+Objective = Literal["denoising", "hybrid", "vlb", "continuous_vlb", "mean_flow", "shortcut"]
 LOSSES: dict[Objective, Callable[..., LossFn]] = {
     "denoising": denoising_loss,
     "hybrid": hybrid_loss,
     "vlb": vlb_loss,
     "continuous_vlb": continuous_vlb_loss,
+    "mean_flow": mean_flow_loss,
+    "shortcut": shortcut_loss,
 }
+AVERAGE: tuple[Objective, ...] = ("mean_flow", "shortcut")
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 
 
@@ -35,7 +39,8 @@ OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 class Diffusion(DenoiserTask):
     """Noised images back to images, by one of the losses.
 
-    Raises UserError for an option that the loss does not have.
+    Raises UserError for an option that the loss does not have, and for a network that is told spans
+    under a loss that teaches none.
     """
 
     objective: Objective = "denoising"
@@ -43,12 +48,22 @@ class Diffusion(DenoiserTask):
     times: TimeLaw = Grid()  # noqa: RUF009
     offset_noise: float = 0.0
     huber: float = 0.0
+    learned_guidance: float = 1.0
 
     specs: ClassVar[dict[str, Any]] = {
         **DenoiserTask.specs,
         "weighting": diffjax.weightings,
         "times": diffjax.time_laws,
     }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model.told_spans and self.objective not in AVERAGE:
+            raise UserError(
+                f"loss {self.objective} teaches no steps of a length: choose loss "
+                f"{' or '.join(AVERAGE)}, or leave out the network's spans",
+                option="loss",
+            )
 
     def loss(self, frozen: Mapping[str, Component], *, remat: bool = False) -> Loss:
         """remat: blocks are computed again for the gradient, which saves memory."""
@@ -71,11 +86,12 @@ class Diffusion(DenoiserTask):
         """The loss's own options. Raises UserError for one that is given and that it lacks."""
         known = {name: inspect.signature(loss).parameters for name, loss in LOSSES.items()}
         options = {}
-        for option in ("weighting", "times", "offset_noise", "huber"):
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for option in ("weighting", "times", "offset_noise", "huber", "learned_guidance"):
             value = getattr(self, option)
             if option in known[self.objective]:
                 options[option] = value
-            elif value != known["denoising"][option].default:
+            elif value != defaults[option]:
                 others = " or ".join(name for name, options in known.items() if option in options)
                 raise UserError(
                     f"loss {self.objective} knows no {option}: leave it out, or choose loss "
