@@ -34,6 +34,7 @@ from diffjax.tasks.classifier import CLASSIFIER
 from diffjax.tasks.contrastive import Contrastive
 from diffjax.tasks.denoisers import AUTOENCODER, DENOISER
 from diffjax.tasks.towers import CLIP_TOWERS, Towers, towers_of_files
+from diffjax.training.averages import average
 from diffjax.training.checkpoint import Checkpoints
 from diffjax.training.optimizers import make_optimizer
 from diffjax.training.run import CONFIG, RunFolder, as_text, flat
@@ -45,10 +46,11 @@ LPIPS = "lpips"  # the component of a file of LPIPS
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How a run learns: with its task, all that its weights depend on.
+    """How a run learns: with its task, all that its weights depend on, and its checkpoints.
 
     dataset, optimizer and rate, the law of the learning rate, are specs; learning_rate is the
-    highest, reached after warmup_steps.
+    highest, reached after warmup_steps. averages: whether two averages of the weights are kept
+    besides, of which `Run.averaged` makes others.
     """
 
     dataset: str = "embedded"
@@ -62,6 +64,7 @@ class Training:
     seed: int = 0
     optimizer: str = "adam"
     rate: str = "cosine"
+    averages: bool = False
 
     def make_optimizer(self, steps: int) -> optax.GradientTransformation:
         """The optimizer of a run of so many steps."""
@@ -83,7 +86,7 @@ class Training:
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold; what older runs lack is left out at its default."""
         values = dataclasses.asdict(self)
-        added = {"optimizer": Training.optimizer, "rate": Training.rate}
+        added = {name: getattr(Training, name) for name in ("optimizer", "rate", "averages")}
         return {n: v for n, v in values.items() if n not in added or v != added[n]}
 
     def open(
@@ -173,6 +176,19 @@ class Run(Generic[T]):
         if name not in self.components:
             raise UserError(f"no {name!r} in this run: it has {', '.join(self.components)}")
         return self.components[name]
+
+    def averaged(self, relative_std: float) -> "Run[T]":
+        """The run with an average of its weights of another length, in (0, 0.28] of its training.
+
+        Karras et al. 2024, "Analyzing and improving the training dynamics of diffusion models".
+        Raises UserError for a run that was trained without averages.
+        """
+        trained = {name: c.params for name, c in self.components.items() if c.trained}
+        _, model_state = split_state(trained)
+        found = average(self.folder.averages, self.step, relative_std)
+        params = merge_state(found, model_state)
+        components = trained_components(self.task, params)
+        return dataclasses.replace(self, components={**self.components, **components})
 
     @overload
     def sample(

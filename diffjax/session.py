@@ -19,6 +19,7 @@ from diffjax.files import write_text
 from diffjax.run_report import write_report
 from diffjax.runs import RunConfig, Training
 from diffjax.tasks.base import Component, Preview, params_of
+from diffjax.training.averages import averages_of, save_averages, with_averages
 from diffjax.training.checkpoint import Checkpoints
 from diffjax.training.guard import Guard, NotFinite
 from diffjax.training.journal import Journal, Log
@@ -79,7 +80,8 @@ class Setup:
         return params_of({n: c for n, c in self.frozen.items() if n not in left_out})
 
     def make_optimizer(self) -> optax.GradientTransformation:
-        return self.optimizer or self.training.make_optimizer(self.conduct.plan.steps)
+        tx = self.optimizer or self.training.make_optimizer(self.conduct.plan.steps)
+        return with_averages(tx) if self.training.averages else tx
 
 
 @contextlib.contextmanager
@@ -223,6 +225,9 @@ def train_on(
             "steps": conduct.plan.steps,
             "images": len(setup.records),
         }
+        kept = averages_of(state.opt_state)
+        if kept and first_process():
+            save_averages(folder.averages, step, on_one_device(kept))
         checkpoints.save(step, state, position)
 
     def show(step: int, params: Params) -> None:

@@ -3,6 +3,7 @@
 python -m experiments.evaluate --run=DIR --judge=DIR2 --num=1000
 python -m experiments.evaluate --run=DIR --metrics=bpd --num=100
 python -m experiments.evaluate --run=DIR --judge=DIR2 --metrics=guidance
+python -m experiments.evaluate --run=DIR --judge=DIR2 --metrics=averages
 python -m experiments.evaluate --run=DIR --judge=DIR2 --metrics=assessment --guidance=1.5
 python -m experiments.evaluate --run=DIR --metrics=clip_score --clip=DIR2 --num=200
 Real images are ones that are held out of training.
@@ -22,6 +23,7 @@ from experiments.evaluations import (
     drawn,
     held_out,
     judged,
+    lengths,
     loss,
     reconstructions,
     sweep,
@@ -30,20 +32,31 @@ from experiments.evaluations.saved import read_saved, warn_if_read_only
 from experiments.flags import cpu_devices, kinds, marking
 from experiments.start import command
 
-for module in (cpu_devices, marking, held_out, drawn, caption_fit, loss, bpd, reconstructions):
+for module in (
+    cpu_devices,
+    marking,
+    held_out,
+    drawn,
+    lengths,
+    caption_fit,
+    loss,
+    bpd,
+    reconstructions,
+):
     flags.adopt_module_key_flags(module)
 RUN = kinds.define_path("run", None, "the folder of the run that is measured", required=True)
 CHOSEN = flags.DEFINE_list(
     "metrics", ["judge"],
     "which of judge, what a judge sees in drawn images; loss, the network's error on held-out "
     "ones; bpd, their bits/dim; guidance, what each scale buys; assessment, whether a judge sees "
-    "the classes asked for; bias, whether it sees classes as often and as well as in real images; "
-    "clip_score, whether a CLIP sees the captions asked for; or "
-    "reconstruction, of a run of experiments.vae",
+    "the classes asked for; averages, what each length of the weights' average buys; bias, "
+    "whether it sees classes as often and as well as in real images; clip_score, whether a CLIP "
+    "sees the captions asked for; or reconstruction, of a run of experiments.vae",
 )  # fmt: skip
 JUDGED = {
     "judge": judged.judge_samples,
     "guidance": sweep.sweep,
+    "averages": lengths.sweep_lengths,
     "assessment": assessment.assess,
     "bias": class_balance.tell_bias,
 }
@@ -91,7 +104,8 @@ def main() -> None:
 def check_flags(draws: list[str]) -> None:
     """Raises UserError for a flag of a metric that is not measured, and without a judge."""
     owned = (
-        (("loss",), loss.OWN), (("bpd",), bpd.OWN), (tuple(JUDGED), (drawn.JUDGE,)),
+        (("loss",), loss.OWN), (("averages",), lengths.OWN), (("bpd",), bpd.OWN),
+        (tuple(JUDGED), (drawn.JUDGE,)),
         ((*JUDGED, RECONSTRUCTION), drawn.FEATURES), ((RECONSTRUCTION,), reconstructions.OWN),
         (tuple(DRAWN), drawn.DRAWING), (("assessment",), (marking.MARK,)),
         (("clip_score",), caption_fit.OWN),

@@ -30,6 +30,10 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def averages(self) -> pathlib.Path:
+        return self.path / "averages"
+
+    @property
     def samples(self) -> pathlib.Path:
         return self.path / "samples"
 

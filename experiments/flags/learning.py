@@ -52,6 +52,10 @@ GRAD_CLIP = kinds.define_number(
 EMA_DECAY = kinds.define_number(
     "ema_decay", 0.999, "decay of the averaged weights", lower_bound=0, upper_bound=1
 )
+AVERAGES = flags.DEFINE_boolean(
+    "averages", False,
+    "keep averages of the weights at each checkpoint, from which one of any length is made later",
+)  # fmt: skip
 SEED = kinds.define_seed()
 # How long it goes on, and where and how it is computed: free to change when it is taken up again.
 DATA_DIR = kinds.define_path("data_dir", None, "where prepared TFDS sets lie")
@@ -94,7 +98,7 @@ WORKDIR = kinds.define_path("workdir", None, "the run's folder; by default under
 
 IDENTITY = (
     DATASET, IMAGE_SIZE, BATCH_SIZE, ACCUMULATE, OPTIMIZER, LEARNING_RATE, RATE, WARMUP_STEPS,
-    GRAD_CLIP, EMA_DECAY, SEED,
+    GRAD_CLIP, EMA_DECAY, AVERAGES, SEED,
 )  # fmt: skip
 FREE = (
     DATA_DIR, MAX_BAD_RECORDS, MAX_BAD_STEPS, STEPS, LOG_EVERY, CHECKPOINT_EVERY,
