@@ -26,11 +26,20 @@ from diffjax.models.course_unet import CourseUNet
 from diffjax.models.gan.dcgan import DCGAN
 from diffjax.models.unet import UNet
 from diffjax.models.vae import VAE
+from diffjax.models.vq import VQModel
 from diffjax.runs import RunConfig, Training
 from diffjax.samplers.ddim import DDIM
 from diffjax.schedules.cosine import Cosine
 from diffjax.schedules.monotone import Monotone
-from diffjax.tasks import classifier, denoisers, examined, gan, matching, upscaling
+from diffjax.tasks import (
+    classifier,
+    denoisers,
+    examined,
+    gan,
+    masked_codes,
+    matching,
+    upscaling,
+)
 from diffjax.tasks.autoencoder import Autoencoding
 from diffjax.tasks.base import Asked, Component, Source, params_of, shapes
 from diffjax.tasks.classifier import Classification
@@ -38,6 +47,7 @@ from diffjax.tasks.contrastive import Contrastive
 from diffjax.tasks.diffusion import Diffusion
 from diffjax.tasks.distillation import Distillation
 from diffjax.tasks.gan import GAN
+from diffjax.tasks.masked_codes import MaskedCodes
 from diffjax.tasks.restoration import Restoration
 from diffjax.tasks.segmentation import Segmentation
 from diffjax.tasks.text_to_image import TextToImage
@@ -85,7 +95,17 @@ TASKS = {
         "image_mean": (0.1,) * 4, "text_mean": (0.2,) * 4, "spread": (0.3,) * 4,
     }),
     "upscaling": doubling(4),
+    "masked_codes": MaskedCodes(
+        model=NET.clone(in_channels=6, out_channels=5), image_shape=FORM, num_codes=5,
+        code_shape=(4, 4), condition=Label(3, drop=0.1),
+        autoencoder=dataclasses.replace(TEACHER, component="autoencoder"),
+    ),
 }  # fmt: skip
+CODES = VQModel(
+    in_channels=1, out_channels=1, block_out_channels=(8, 8), latent_channels=2,
+    down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    num_vq_embeddings=5, norm_num_groups=4, mid_block_add_attention=False,
+)  # fmt: skip
 RNG = np.random.RandomState(0)
 BATCH = {
     "image": jnp.asarray(RNG.uniform(-1, 1, (4, *FORM)), jnp.float32),
@@ -94,6 +114,7 @@ BATCH = {
     "ids": jnp.asarray([[3, 5, 49407, 49407, 49407]] * 4),
     "caption": jnp.arange(4),
     "vector": jnp.asarray(RNG.normal(size=(4, 4)), jnp.float32),
+    "moments": jnp.asarray(RNG.normal(size=(4, 4, 4, 4)), jnp.float32),
 }
 
 
@@ -116,6 +137,7 @@ SHOWN = {
     "gan": gan.Pictures(num=3),
     "contrastive": matching.Exam(RECORDS, RECORDS),
     "autoencoder": examined.Exam(RECORDS),
+    "masked_codes": masked_codes.Pictures(steps=2, num=3),
     "upscaling": upscaling.Shown(steps=2, num=3, records=RECORDS),
     "text_to_image": denoisers.Pictures(steps=2, num=3, labels=["a cat", "a dog"], guidance=2.0),
 }
@@ -127,12 +149,17 @@ def fresh(task, seed=0, frozen=None):
 
 def frozen_of(task):
     """Components from elsewhere, with fresh weights."""
-    return {
-        name: tiny_towers()
-        if name == "clip"
-        else Component(NET, fresh(Diffusion(**DENOISER), 7)["denoiser"], source)
-        for name, source in task.sources.items()
-    }
+
+    def component(name, source):
+        match name:
+            case "clip":
+                return tiny_towers()
+            case "autoencoder":
+                params = jax.jit(CODES.init)(jax.random.key(7), jnp.zeros((1, *FORM)))
+                return Component(CODES, params["params"], source)
+        return Component(NET, fresh(Diffusion(**DENOISER), 7)["denoiser"], source)
+
+    return {name: component(name, source) for name, source in task.sources.items()}
 
 
 def test_each_task_is_tried_here():
@@ -271,6 +298,21 @@ def test_sources_are_named_by_their_weights(tmp_path):
     save_unet2d(model, jax.tree.map(lambda leaf: leaf + 1, params), tmp_path)
     with pytest.raises(UserError, match="has other weights"):
         runs.load_source(source)
+
+
+def test_codes_are_drawn_whatever_the_batch():
+    task = TASKS["masked_codes"]
+    components = {**frozen_of(task), **runs.trained_components(task, fresh(task))}
+    drawn = task.sample(components, jax.random.key(1), Asked(num=5, steps=3))
+    assert drawn.images.shape == (5, *FORM)
+    assert drawn.film.shape == (3, 5, *FORM)
+    np.testing.assert_allclose(drawn.film[-1], drawn.images, atol=1e-6)
+    cut = task.sample(components, jax.random.key(1), Asked(num=5, steps=3, batch_size=2))
+    np.testing.assert_allclose(cut.images, drawn.images, atol=1e-6)
+    with pytest.raises(UserError, match="without sampler"):
+        task.sample(components, jax.random.key(1), Asked(num=5, sampler=DDIM()))
+    with pytest.raises(UserError, match="in_channels=6 and out_channels=5, not 1 and 1"):
+        dataclasses.replace(task, model=NET)
 
 
 def test_a_gan_draws_in_one_step():
