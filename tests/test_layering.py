@@ -40,8 +40,8 @@ ALLOWED = {
     "variational_terms": "process schedules typing",
     "weightings": "errors process schedules spec typing",
     "time_laws": "errors randomness schedules spec typing",
-    "objectives": "conditions errors process randomness samplers schedules spacings time_laws"
-    " typing variational_terms weightings",
+    "objectives": "conditions errors models process randomness samplers schedules spacings"
+    " time_laws typing variational_terms weightings",
     "losses": "objectives",
     "likelihood": "batches conditions process randomness schedules typing variational_terms",
     "generate": "batches compiling conditions devices errors guidance process randomness samplers"
@@ -51,12 +51,14 @@ ALLOWED = {
     "trust": "conditions display errors files interop lazy metrics objectives process randomness"
     " run_report samplers spec typing",
     "tiling": "batches errors models typing",
-    "training": "compiling devices errors files lazy models optimizers randomness rates typing",
+    "absorbing": "conditions objectives process randomness time_laws typing",
+    "training": "arrays compiling devices errors files lazy models optimizers randomness rates"
+    " typing",
     "interop": "arrays data errors files lazy models process samplers schedules spacings spec text"
     " third_party typing",
-    "tasks": "batches compiling conditions data display editing errors files generate guidance"
-    " interop metrics models objectives process randomness samplers schedules spaces spacings"
-    " spec text time_laws training typing weightings",
+    "tasks": "absorbing batches compiling conditions data display editing errors files generate"
+    " guidance interop metrics models objectives process randomness samplers schedules spaces"
+    " spacings spec text time_laws training typing weightings",
     "run_pipeline": "conditions errors files interop models process runs spaces spec tasks typing",
     "pipelines": "batches devices editing errors generate guidance interop models process"
     " randomness samplers spaces spacings spec tasks text typing",
@@ -130,9 +132,9 @@ def test_only_one_file_names_pmap_and_one_loops_over_sampling_steps():
 
 
 PROGRAMS = {
-    "ablate", "audit", "benchmark", "classifier", "clip", "ddpm", "distill", "evaluate", "export",
-    "gan", "latent_diffusion", "report", "sample", "text_to_image", "unet", "upsampling",
-    "upscaler", "vae",
+    "ablate", "audit", "benchmark", "classifier", "clip", "compare", "ddpm", "distill", "evaluate",
+    "export", "gan", "latent_diffusion", "masked_diffusion", "report", "sample", "text_to_image",
+    "unet", "upsampling", "upscaler", "vae",
 }  # fmt: skip
 
 

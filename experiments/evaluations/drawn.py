@@ -125,7 +125,7 @@ class Bench:
         }
 
 
-def set_up(run: Run[DenoiserTask]) -> Bench:
+def set_up(run: Run[Any]) -> Bench:
     """The judge of --judge at work. Raises UserError for one that does not fit the run."""
     judge = load_judge(str(JUDGE.value), run.task)
     apply, params = judge.task.model.apply, judge[CLASSIFIER].params
@@ -148,7 +148,7 @@ def set_up(run: Run[DenoiserTask]) -> Bench:
 
 
 def check_data(
-    run: Run[DenoiserTask], opinion: Callable[[Float[np.ndarray, "N H W C"]], Opinion], own: Seen
+    run: Run[Any], opinion: Callable[[Float[np.ndarray, "N H W C"]], Opinion], own: Seen
 ) -> None:
     """Raises UserError for a judge that knows its own images and not the run's.
 

@@ -3,11 +3,11 @@
 from diffjax import runs
 from diffjax.errors import UserError
 from diffjax.runs import Run
+from diffjax.tasks.base import Task
 from diffjax.tasks.classifier import Classification
-from diffjax.tasks.denoisers import DenoiserTask
 
 
-def load_judge(folder: str, judged: DenoiserTask) -> Run[Classification]:
+def load_judge(folder: str, judged: Task) -> Run[Classification]:
     """The classifier in `folder`.
 
     Raises UserError for a classifier of other images, or of other classes where the run has some.
@@ -19,7 +19,7 @@ def load_judge(folder: str, judged: DenoiserTask) -> Run[Classification]:
             f"the run draws images of {drawn} and the judge knows {known}: "
             "train a judge with the run's --dataset and --image_size"
         )
-    classes = judged.condition.classes
+    classes = getattr(getattr(judged, "condition", None), "classes", None)
     if classes not in (None, judge.task.classes):
         raise UserError(
             f"the run has {classes} classes and the judge {judge.task.classes}: "

@@ -1,0 +1,218 @@
+"""Trains each family of generative models for as long on the same images, and judges all alike.
+
+python -m experiments.compare --dataset=embedded --judge=RUN --minutes=9
+Stopped at any moment, the same command goes on: each stage of a cell is a run of its own. The steps
+that a family makes in a second are measured first, and from them follows how long it may train.
+"""
+
+import dataclasses
+import json
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from absl import flags
+
+import diffjax.data
+from diffjax import runs
+from diffjax.data.images import to_uint8
+from diffjax.errors import UserError
+from diffjax.files import write_text
+from diffjax.runs import Run
+from diffjax.tasks.classifier import Classification
+from experiments.evaluations import drawn, held_out
+from experiments.flags import cpu_devices, kinds, presets, specs
+from experiments.measurements import children
+from experiments.measurements.compared import Cell, save, table
+from experiments.measurements.contenders import FAMILIES, Drawn, Family, Stage
+from experiments.start import command
+
+for module in (cpu_devices, held_out):
+    flags.adopt_module_key_flags(module)
+flags.declare_key_flag(drawn.JUDGE.name)
+DATASET = specs.define_spec("dataset", "embedded", diffjax.data, "the images to learn")
+NAMES = flags.DEFINE_list("families", list(FAMILIES), f"those to train: {', '.join(FAMILIES)}")
+MINUTES = kinds.define_number("minutes", 9.0, "of training, start and compilation included", 0)
+SEEDS = kinds.define_integer("seeds", 3, "trainings of each family", lower_bound=1)
+JOBS = kinds.define_integer("jobs", 1, "trainings at a time, which share the cores", lower_bound=1)
+OUT = kinds.define_path("out", "comparison", "the folder to write")
+TRIED, LEAST = 60, 20  # steps of a trial, and the fewest that a training may have
+presets.define_preset(
+    smoke={"families": ["gan", "ddpm"], "minutes": 0.7, "seeds": 1, "num": 100, "jobs": 1}
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """Of each family the steps of its stages, and what they are planned for."""
+
+    settings: dict[str, Any]
+    steps: dict[str, list[int]]
+
+
+def main() -> None:
+    unknown = [name for name in NAMES.value if name not in FAMILIES]
+    if unknown or not NAMES.value:
+        raise UserError(
+            f"--families={','.join(NAMES.value)}: choose among {', '.join(FAMILIES)}",
+        )
+    if drawn.JUDGE.value is None:
+        raise UserError("compare needs --judge, a run of experiments.classifier")
+    cpu_devices.split_cpu(cpu_devices.cores())  # before JAX looks for devices
+    runs.load(drawn.JUDGE.value, Classification)  # or it would be refused after the first training
+    out = pathlib.Path(OUT.value).absolute()
+    plan = planned(out)
+    found: dict[str, list[Cell]] = {name: [] for name in NAMES.value}
+    for seed in range(SEEDS.value):
+        folders = trained(out, seed, plan)
+        # One after another when nothing else runs, so that their times compare.
+        for name, folder in zip(NAMES.value, folders, strict=True):
+            found[name].append(measured(folder, FAMILIES[name]))
+            save(out, plan.settings, found)
+    print(table(found))
+    print(f"in {out}")
+
+
+def planned(out: pathlib.Path) -> Budget:
+    """The plan in the folder, or a new one. Raises UserError for a folder of other flags."""
+    path = out / "plan.json"
+    settings = {
+        "dataset": DATASET.value, "minutes": MINUTES.value, "num": held_out.NUM.value,
+        "judge": drawn.JUDGE.value, "jobs": JOBS.value,
+    }  # fmt: skip
+    steps: dict[str, list[int]] = {}
+    if path.exists():
+        saved = json.loads(path.read_text())
+        if saved["settings"] != settings:
+            other = next(name for name in settings if saved["settings"].get(name) != settings[name])
+            raise UserError(
+                f"{path} was made with --{other}={saved['settings'].get(other)}, and this is "
+                f"--{other}={settings[other]}: use that, or another --out"
+            )
+        steps = saved["steps"]
+    out.mkdir(parents=True, exist_ok=True)
+    for name in tqdm.tqdm(NAMES.value, "trials", file=sys.stderr, disable=None):
+        if name not in steps:
+            steps[name] = affordable(name, FAMILIES[name])
+            write_text(path, json.dumps({"settings": settings, "steps": steps}, indent=2) + "\n")
+    return Budget(settings, steps)
+
+
+def affordable(name: str, family: Family) -> list[int]:
+    """The steps of each stage that its share of the time allows, by a trial of all stages.
+
+    Raises UserError where that is next to none.
+    """
+    steps = []
+    with tempfile.TemporaryDirectory() as folder:
+        before: pathlib.Path | None = None
+        for i, stage in enumerate(family.stages):
+            run = pathlib.Path(folder) / str(i)
+            # Twice: what the first compiles is at hand for the second, as for each seed.
+            program(stage, run / "first", before, TRIED, 0)
+            ended = program(stage, run / "second", before, TRIED, 0)
+            lines = (run / "second" / "speed.jsonl").read_text().splitlines()
+            rate = statistics.fmean(json.loads(line)["steps_per_s"] for line in lines[1:])
+            start = max(ended.seconds - TRIED / rate, 0.0)
+            steps.append(int(rate * (60 * MINUTES.value * stage.share - start)))
+            before = run / "second"
+    if min(steps) < LEAST:
+        raise UserError(
+            f"--minutes={MINUTES.value:g} are {max(min(steps), 0)} steps for {name} here: give more"
+        )
+    return steps
+
+
+def program(
+    stage: Stage, run: pathlib.Path, before: pathlib.Path | None, steps: int, seed: int
+) -> children.Finished:
+    """Trains a stage, or goes on with it."""
+    data_dir = held_out.DATA_DIR.value
+    arguments = (
+        *stage.flags, *(flag.format(steps=steps) for flag in stage.pictures),
+        f"--dataset={DATASET.value}", "--warmup_steps=100", f"--steps={steps}", f"--seed={seed}",
+        f"--log_every={min(20, steps)}", f"--checkpoint_every={max(1, steps // 4)}",
+        f"--cpu_devices={cores_each()}", f"--workdir={run}",
+        *([] if before is None else [f"--{stage.before}={before}"]),
+        *([] if data_dir is None else [f"--data_dir={data_dir}"]),
+    )  # fmt: skip
+    return children.run(f"experiments.{stage.program}", *arguments, cores=cores_each())
+
+
+def cores_each() -> int:
+    """Of those there are, for each of --jobs."""
+    return max(1, cpu_devices.cores() // JOBS.value)
+
+
+def trained(out: pathlib.Path, seed: int, plan: Budget) -> list[pathlib.Path]:
+    """The folders of all families' cells of a seed, so many trained at a time."""
+    names = NAMES.value
+    with ThreadPoolExecutor(JOBS.value) as pool:
+        cells = pool.map(lambda name: train(out, name, seed, plan.steps[name]), names)
+        return list(tqdm.tqdm(cells, f"seed {seed}", len(names), file=sys.stderr, disable=None))
+
+
+def train(out: pathlib.Path, name: str, seed: int, steps: list[int]) -> pathlib.Path:
+    """The folder of a cell whose last stage is trained; what that took is in training.json."""
+    folder = out / "cells" / name / f"seed_{seed}"
+    path = folder / "training.json"
+    if path.exists():
+        return folder
+    before: pathlib.Path | None = None
+    seconds, peak = 0.0, 0
+    for i, (stage, count) in enumerate(zip(FAMILIES[name].stages, steps, strict=True)):
+        ended = program(stage, folder / f"stage_{i}", before, count, seed)
+        seconds, peak = seconds + ended.seconds, max(peak, ended.peak_bytes)
+        before = folder / f"stage_{i}"
+    values = {"seconds": seconds, "peak_bytes": peak, "steps": steps}
+    write_text(path, json.dumps(values) + "\n")
+    return folder
+
+
+def measured(folder: pathlib.Path, family: Family) -> Cell:
+    """What a cell's images are like and how fast they come, unless that was measured before."""
+    path = folder / "cell.json"
+    if path.exists():
+        return Cell(**json.loads(path.read_text()))
+    last: Run[Any] = runs.load(folder / f"stage_{len(family.stages) - 1}")
+    leaves = jax.tree.leaves([component.params for component in last.components.values()])
+    parameters = sum(leaf.size for leaf in leaves)
+    bench = drawn.set_up(last)
+    draws = []
+    for i, way in enumerate(family.draws):
+        images, labels, rate = draw(last, way, bench.num)
+        seen = bench.compare(bench.see(images, labels))
+        told = {"sampler": way.sampler, "steps": way.steps, "images_per_second": rate}
+        draws.append({**told, "samples": seen["samples"], "real": seen["real"]})
+        np.savez_compressed(folder / f"drawn_{i}.npz", images=images[:40])
+    training = json.loads((folder / "training.json").read_text())
+    cell = Cell(family.title, str(folder), parameters, training, draws)
+    write_text(path, json.dumps(dataclasses.asdict(cell)) + "\n")
+    return cell
+
+
+def draw(run: Run[Any], way: Drawn, num: int) -> tuple[np.ndarray, np.ndarray | None, float]:
+    """Images, the classes asked for, and the images a second once all is compiled."""
+    classes = getattr(getattr(run.task, "condition", None), "classes", None)
+    labels = None if classes is None else np.arange(num) % classes
+    options: dict[str, Any] = {"num": num, "batch_size": held_out.BATCH_SIZE.value}
+    if way.steps is not None:
+        options |= {"labels": labels, "steps": way.steps}
+    if way.sampler is not None:
+        options["sampler"] = way.sampler
+    key = jax.random.key(held_out.SEED.value)
+    run.sample(key, **{**options, "num": options["batch_size"]})  # compiles
+    start = time.perf_counter()
+    images = to_uint8(np.asarray(run.sample(key, **options)))
+    return images, labels, num / (time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,75 @@
+"""The comparison of families: planned, trained, resumed and shown, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+from programs import JUDGE_FLAGS, check_refused, program
+
+from experiments.measurements.compared import Cell, floors, rows, spread, table
+
+
+def cell(folder, frechet, seconds=10.0):
+    real = {"frechet": 2.0, "kernel": 0.0, "precision": 0.9, "recall": 0.9, "coverage": 0.9}
+    samples = {**real, "frechet": frechet, "recall": 0.5}
+    draws = [
+        {"sampler": "flow_map", "steps": n, "images_per_second": 100 / n, "samples": samples,
+         "real": real}
+        for n in (1, 2)
+    ]  # fmt: skip
+    training = {"seconds": seconds, "peak_bytes": 2e9, "steps": [30]}
+    return Cell("MeanFlow", str(folder), 1_000_000, training, draws)
+
+
+def test_rows_and_table(tmp_path):
+    found = {"mean_flow": [cell(tmp_path, 4.0), cell(tmp_path, 8.0)], "gan": []}
+    one, two = rows(found)
+    assert (one.name, two.name) == ("MeanFlow, 1 step", "MeanFlow, 2 steps")
+    assert one.ratios() == [2.0, 4.0]
+    assert two.speed() == 50
+    lines = table(found).splitlines()
+    assert "3 ± 1.4" in lines[1]
+    assert "1,000,000" in lines[1]
+    assert lines[-1].split()[:3] == ["real", "images", "1"]
+    assert floors({"gan": []}) == {}
+    assert spread([0.5]) == "0.5"
+
+
+@pytest.mark.slow
+def test_a_comparison_is_made_and_taken_up(tmp_path):
+    judge, out = tmp_path / "judge", tmp_path / "out"
+    assert program("classifier", *JUDGE_FLAGS, f"--workdir={judge}").returncode == 0
+    flags = (
+        f"--judge={judge}", "--families=gan,mean_flow,masked", "--minutes=0.6", "--seeds=1",
+        "--num=100", f"--out={out}",
+    )  # fmt: skip
+    done = program("compare", *flags)
+    assert done.returncode == 0, done.stderr
+    for name in ("comparison.json", "table.txt", "trilemma.png", "images.png", "report.html"):
+        assert (out / name).stat().st_size > 0, name
+    saved = json.loads((out / "comparison.json").read_text())["families"]
+    assert [len(saved[name][0]["draws"]) for name in ("gan", "mean_flow", "masked")] == [1, 3, 1]
+    for cells in saved.values():
+        assert abs(cells[0]["parameters"] / 1_142_081 - 1) < 0.1
+    times = {path: path.stat().st_mtime_ns for path in out.rglob("cell.json")}
+    (out / "cells/gan/seed_0/cell.json").unlink()  # measured again, not trained again
+    again = program("compare", *flags)
+    assert again.returncode == 0, again.stderr
+    kept = {path: path.stat().st_mtime_ns for path in out.rglob("cell.json")}
+    changed = {path for path in times if times[path] != kept[path]}
+    assert changed == {out / "cells/gan/seed_0/cell.json"}
+    images = [np.load(path)["images"] for path in sorted(out.rglob("drawn_*.npz"))]
+    assert all(image.shape == (40, 28, 28, 1) for image in images)
+    check_refused("--minutes=0.6", "compare", *flags, "--minutes=2")
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--families=gan,vea",), "choose among vae, gan"),
+        (("--families=gan",), "needs --judge"),
+        (("--judge=nowhere",), "nowhere"),
+    ],
+)
+def test_refused(flags, told):
+    check_refused(told, "compare", *flags)
