@@ -12,6 +12,7 @@ from diffjax import spec
 from diffjax.display.images import read_film
 from diffjax.display.page import Curve, Page, Picture, save_page
 from diffjax.errors import UserError, listed
+from diffjax.findings import read_findings
 from diffjax.training.journal import HELD_OUT
 from diffjax.training.run import RunFolder
 
@@ -77,6 +78,7 @@ def read_page(run: RunFolder) -> Page:
         grids_title=GRIDS_OF.get(task, Page.grids_title),
         film=film,
         film_title=FILMS.get(task, Page.film_title),
+        findings=read_findings(run.path),
         curves=[*curves(metrics), *curves(held_out), *curves(speed)],
         flags=flags,
         environment={name: str(v) for name, v in _object(run.environment).items()},

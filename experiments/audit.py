@@ -19,7 +19,7 @@ from diffjax import runs
 from diffjax.errors import UserError
 from diffjax.tasks.denoisers import DenoiserTask
 from experiments.audits import asked, detection, remembered, verdicts
-from experiments.evaluations.saved import save
+from experiments.evaluations.saved import rewrite, save
 from experiments.flags import cpu_devices, kinds, marking, watermarking
 from experiments.start import command
 
@@ -89,8 +89,9 @@ def _run() -> runs.Run[DenoiserTask]:
 def _keep(
     task: str, run: runs.Run[DenoiserTask], tell: Callable[[runs.Run[DenoiserTask]], Any]
 ) -> None:
-    """Has a task done, and writes what it finds into the run's folder."""
+    """Has a task done, and writes what it finds into the run's folder and onto its page."""
     print(save(run.folder.path / "audit.json", {task: {"step": run.step, **tell(run)}}))
+    rewrite(run.folder)
 
 
 if __name__ == "__main__":

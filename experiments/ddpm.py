@@ -55,8 +55,9 @@ LEARNED_VARIANCE = flags.DEFINE_boolean(
 LOSS = flags.DEFINE_enum(
     "loss", "denoising", OBJECTIVES,
     "what is minimised: the target's error; that and, for a learnt variance, a little of the "
-    "bound; the bound of T steps; that of infinitely many, which a learnt schedule needs; or a "
-    "flow's average velocity, for steps of any length, by its derivative or by halves of steps",
+    "bound; the bound of T steps; that of infinitely many, which a learnt schedule needs; a "
+    "flow's average velocity, for steps of any length, by its derivative or by halves of steps; or "
+    "one image for all times of a path",
 )  # fmt: skip
 WEIGHTING = specs.define_spec(
     "weighting", "simple", diffjax.weightings, "how much the target's error counts at each noise"
@@ -64,7 +65,8 @@ WEIGHTING = specs.define_spec(
 TIMES = specs.define_spec(
     "times", None, diffjax.time_laws,
     "how training's times are drawn; by default on the grid, uniform for continuous_vlb, and "
-    "logit_normal(mean=-0.4) for mean_flow and shortcut",
+    "logit_normal(mean=-0.4) for mean_flow and shortcut, log_normal(mean=-1.1,std=2) for "
+    "consistency",
 )  # fmt: skip
 OFFSET_NOISE = kinds.define_number(
     "offset_noise", 0.0, "standard deviation of a constant that noise has besides, in each channel"
@@ -76,6 +78,9 @@ LEARNED_GUIDANCE = kinds.define_number(
     "learned_guidance", 1.0,
     "the scale of guidance that mean_flow and shortcut teach; 1 is none, others need --cond_drop",
 )  # fmt: skip
+INTERVALS = kinds.define_integer(
+    "intervals", 32, "times between which a consistency model is taught to agree", lower_bound=1
+)
 NUM_CLASSES = kinds.define_count(
     "num_classes", 0,
     f"classes that the network is told of; {kinds.DATA} is those of --dataset, 0 is as --model has "
@@ -108,8 +113,8 @@ REMAT = flags.DEFINE_boolean(
 NUM_SAMPLES = kinds.define_integer("num_samples", 64, "images in a picture", lower_bound=1)
 OWN = (
     MODEL, SCHEDULE, TARGET, SIGMA_DATA, LEARNED_VARIANCE, LOSS, WEIGHTING, TIMES, OFFSET_NOISE,
-    HUBER, LEARNED_GUIDANCE, NUM_CLASSES, COND_DROP, COND_MASK, COURSE_COMPAT, SAMPLE_EVERY,
-    SAMPLER, SAMPLE_STEPS, SPACING, REMAT, NUM_SAMPLES,
+    HUBER, LEARNED_GUIDANCE, INTERVALS, NUM_CLASSES, COND_DROP, COND_MASK, COURSE_COMPAT,
+    SAMPLE_EVERY, SAMPLER, SAMPLE_STEPS, SPACING, REMAT, NUM_SAMPLES,
 )  # fmt: skip
 presets.define_preset(
     smoke={
@@ -121,6 +126,7 @@ DEFAULT_TIMES = {
     "continuous_vlb": "uniform",
     "mean_flow": "logit_normal(mean=-0.4)",
     "shortcut": "logit_normal(mean=-0.4)",
+    "consistency": "log_normal(mean=-1.1,std=2)",
 }
 COURSE_STEPS = (150, 400)  # of garments and of flowers
 
@@ -207,6 +213,7 @@ def described(records: Records) -> dict[str, Any]:
         "offset_noise": OFFSET_NOISE.value,
         "huber": HUBER.value,
         "learned_guidance": LEARNED_GUIDANCE.value,
+        "intervals": INTERVALS.value,
     }
 
 

@@ -28,7 +28,7 @@ from experiments.evaluations import (
     reconstructions,
     sweep,
 )
-from experiments.evaluations.saved import read_saved, warn_if_read_only
+from experiments.evaluations.saved import read_saved, rewrite, warn_if_read_only
 from experiments.flags import cpu_devices, kinds, marking
 from experiments.start import command
 
@@ -86,6 +86,7 @@ def main() -> None:
     warn_if_read_only(path)
     if of_stage:
         reconstructions.tell_reconstructions(runs.load(RUN.value, Autoencoding), path)
+        rewrite(folder)
         return
     told = [metric for metric in CHOSEN.value if metric in HELD_OUT]
     if "bpd" in told:
@@ -99,6 +100,7 @@ def main() -> None:
     if real is not None:
         for metric in told:
             HELD_OUT[metric](run, real, path)
+    rewrite(folder)
 
 
 def check_flags(draws: list[str]) -> None:

@@ -62,7 +62,8 @@ ALLOWED = {
     "run_pipeline": "conditions errors files interop models process runs spaces spec tasks typing",
     "pipelines": "batches devices editing errors generate guidance interop models process"
     " randomness samplers spaces spacings spec tasks text typing",
-    "run_report": "conditions display errors spec training",
+    "findings": "display",
+    "run_report": "conditions display errors findings spec training",
     "runs": "checksum data errors guidance interop metrics models optimizers rates samplers"
     " spacings spec tasks training typing",
     "session": "data display errors files run_report runs spec tasks training typing",

@@ -28,6 +28,15 @@ class Picture:
 
 
 @dataclasses.dataclass(frozen=True)
+class Finding:
+    """What was measured of a finished run: facts by name, and a PNG's bytes where there is one."""
+
+    title: str
+    facts: Mapping[str, str]
+    png: bytes | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Page:
     """What a page shows; whatever is empty is left out or said to be missing."""
 
@@ -39,6 +48,7 @@ class Page:
     film: Sequence[Picture] = ()
     film_title: str = "reverse process"
     curves: Sequence[Curve] | None = ()  # None: it never has any
+    findings: Sequence[Finding] = ()
     flags: str = ""
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
 

@@ -94,6 +94,21 @@ def consistency_loss(
     return loss_fn
 
 
+def from_nothing(
+    process: Process,
+    apply: Apply,
+    *,
+    condition: Condition = Unconditional(),  # noqa: B008 - frozen
+    times: TimeLaw = IMPROVED,
+    intervals: int = 32,
+) -> Callable[[Params, Keys, Mapping[str, Array]], tuple[Float[Array, ""], dict[str, Array]]]:
+    """Consistency training without a teacher, on a grid that stays (Song & Dhariwal 2024).
+
+    That paper doubles the intervals as training goes on. The rest is as in `consistency_loss`.
+    """
+    return consistency_loss(process, apply, intervals, times=times, condition=condition)
+
+
 def grid(schedule: Schedule, intervals: int) -> Float32[np.ndarray, "T"]:
     """Rising times of the schedule's own steps, from the first of them to 1."""
     most = schedule.steps - 1

@@ -9,6 +9,7 @@ import diffjax.time_laws
 import diffjax.weightings
 from diffjax.errors import UserError
 from diffjax.objectives.average_velocity import mean_flow_loss, shortcut_loss
+from diffjax.objectives.consistency import from_nothing
 from diffjax.objectives.denoising import denoising_loss
 from diffjax.objectives.noising import LossFn
 from diffjax.objectives.variational import continuous_vlb_loss, hybrid_loss, vlb_loss
@@ -22,7 +23,9 @@ from diffjax.weightings.simple import Simple
 
 __all__ = ["Diffusion"]
 
-Objective = Literal["denoising", "hybrid", "vlb", "continuous_vlb", "mean_flow", "shortcut"]
+Objective = Literal[
+    "denoising", "hybrid", "vlb", "continuous_vlb", "mean_flow", "shortcut", "consistency"
+]
 LOSSES: dict[Objective, Callable[..., LossFn]] = {
     "denoising": denoising_loss,
     "hybrid": hybrid_loss,
@@ -30,6 +33,7 @@ LOSSES: dict[Objective, Callable[..., LossFn]] = {
     "continuous_vlb": continuous_vlb_loss,
     "mean_flow": mean_flow_loss,
     "shortcut": shortcut_loss,
+    "consistency": from_nothing,
 }
 AVERAGE: tuple[Objective, ...] = ("mean_flow", "shortcut")
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
@@ -49,6 +53,7 @@ class Diffusion(DenoiserTask):
     offset_noise: float = 0.0
     huber: float = 0.0
     learned_guidance: float = 1.0
+    intervals: int = 32
 
     specs: ClassVar[dict[str, Any]] = {
         **DenoiserTask.specs,
@@ -64,6 +69,10 @@ class Diffusion(DenoiserTask):
                 f"{' or '.join(AVERAGE)}, or leave out the network's spans",
                 option="loss",
             )
+
+    @property
+    def consistent(self) -> bool:
+        return self.objective == "consistency"
 
     def loss(self, frozen: Mapping[str, Component], *, remat: bool = False) -> Loss:
         """remat: blocks are computed again for the gradient, which saves memory."""
@@ -87,7 +96,14 @@ class Diffusion(DenoiserTask):
         known = {name: inspect.signature(loss).parameters for name, loss in LOSSES.items()}
         options = {}
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        for option in ("weighting", "times", "offset_noise", "huber", "learned_guidance"):
+        for option in (
+            "weighting",
+            "times",
+            "offset_noise",
+            "huber",
+            "learned_guidance",
+            "intervals",
+        ):
             value = getattr(self, option)
             if option in known[self.objective]:
                 options[option] = value

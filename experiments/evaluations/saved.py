@@ -1,5 +1,6 @@
 """evaluation.json, where each metric writes what it finds and leaves what others have found."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -8,6 +9,8 @@ from typing import Any
 
 from diffjax.errors import UserError
 from diffjax.files import write_text
+from diffjax.run_report import write_report
+from diffjax.training.run import RunFolder
 
 
 def read_saved(path: pathlib.Path) -> dict[str, Any]:
@@ -25,6 +28,12 @@ def warn_if_read_only(path: pathlib.Path) -> None:
     """Tells before anything is measured that nothing can be written."""
     if not os.access(path.parent, os.W_OK):
         print(f"{path.parent} cannot be written: figures are printed alone", file=sys.stderr)
+
+
+def rewrite(folder: RunFolder) -> None:
+    """The run's page once more, with what was found; one that cannot be written stays as it is."""
+    with contextlib.suppress(UserError):
+        write_report(folder)
 
 
 def save(path: pathlib.Path, values: dict[str, Any]) -> str:

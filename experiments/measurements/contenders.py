@@ -25,10 +25,8 @@ IN_LATENTS = (
 )
 MUON = ("--optimizer=muon", "--learning_rate=0.002", "--batch_size=16")
 DENOISER = (*MUON, "--num_classes=data", "--ema_decay=0.998")
-DIFFUSION = (
-    *DENOISER, f"--model={UNET.format(more='')}", "--schedule=cosine", "--target=v",
-    "--sampler=ddim(eta=1.0)",
-)  # fmt: skip
+PLAIN = (*DENOISER, f"--model={UNET.format(more='')}", "--schedule=cosine", "--target=v")
+DIFFUSION = (*PLAIN, "--sampler=ddim(eta=1.0)")
 FLOW = (*DENOISER, "--schedule=flow", "--target=velocity")
 AVERAGE = (*FLOW, f"--model={UNET.format(more=',spans=True')}")
 ADAM = ("--learning_rate=0.001", "--ema_decay=0.995")
@@ -113,6 +111,9 @@ FAMILIES = {
     "shortcut": Family("shortcut model", (
         Stage("ddpm", (*AVERAGE, "--loss=shortcut", "--sampler=flow_map")),
     ), _in_steps("flow_map", 1, 2, 4)),
+    "consistency_training": Family("consistency training", (
+        Stage("ddpm", (*PLAIN, "--loss=consistency", "--sampler=consistency")),
+    ), _in_steps("consistency", 1, 2)),
     "consistency": Family("consistency distillation", (
         Stage("ddpm", DIFFUSION, 0.6),
         Stage("distill", (

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from diffjax.display.images import save_grid
-from diffjax.display.page import Curve, Page, Picture, render, save_page
+from diffjax.display.page import Curve, Finding, Page, Picture, render, save_page
 
 
 class Parsed(html.parser.HTMLParser):
@@ -58,6 +58,7 @@ def full(png, word="word"):
         grids=[Picture("step 1", png), Picture(word, png)],
         film=[Picture(word, png), Picture(word, png)],
         curves=[Curve(word, [1, 2], [0.5, 0.25])],
+        findings=[Finding(word, {word: word}, png)],
         flags=word,
         environment={word: word},
     )
@@ -92,7 +93,7 @@ def test_nothing_is_loaded(png):
 
 def test_pictures_are_in_the_page_byte_by_byte(png):
     sources = Parsed(render(full(png))).values("src")
-    assert [base64.b64decode(s.partition("base64,")[2]) for s in sources] == [png] * 4
+    assert [base64.b64decode(s.partition("base64,")[2]) for s in sources] == [png] * 5
 
 
 def test_numbers_are_plotted_unrounded_and_gaps_are_left():

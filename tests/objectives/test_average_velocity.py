@@ -1,5 +1,7 @@
 """Average velocities of a Gaussian, whose flow is known, and what is refused."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from diffjax.conditions.none import Unconditional
 from diffjax.errors import UserError
 from diffjax.models.unet import UNet
 from diffjax.objectives.average_velocity import mean_flow_loss, shortcut_loss
+from diffjax.objectives.consistency import consistency_loss
 from diffjax.process import Process, expand
 from diffjax.randomness import normal, sample_keys
 from diffjax.samplers.base import sample
@@ -19,6 +22,7 @@ from diffjax.samplers.flow_map import FlowMap
 from diffjax.schedules.cosine import Cosine
 from diffjax.schedules.flow import Flow
 from diffjax.tasks.diffusion import Diffusion
+from diffjax.time_laws.uniform import Uniform
 
 SHAPE, COUNT, ROUNDS = (2, 3, 1), 256, 60
 LOSSES = {"mean_flow": mean_flow_loss, "shortcut": shortcut_loss}
@@ -144,6 +148,21 @@ def test_a_network_learns_by_it(name):
     for path, grad in jax.tree_util.tree_leaves_with_path(grads):
         assert np.isfinite(grad).all(), path
         assert np.abs(grad).max() > 0, path
+
+
+def test_consistency_from_nothing_needs_no_teacher():
+    """The task's process is a consistency model's, and its loss that of consistency training."""
+    task = Diffusion(
+        model=UNet(**TINY), image_shape=(4, 4, 1), schedule=Cosine(), target="v",
+        objective="consistency", intervals=8, times=Uniform(),
+    )  # fmt: skip
+    batch, keys = {"image": normal(KEYS[:8], (4, 4, 1))}, KEYS[:8]
+    params = task.init(jax.random.key(1), {})
+    found, _ = task.loss({}).function(params, {}, keys, batch, None)
+    own = consistency_loss(task.process, task.model.apply, 8, times=Uniform())
+    assert found == own(params["denoiser"], keys, batch)[0] > 0
+    with pytest.raises(UserError, match="denoising knows no intervals"):
+        dataclasses.replace(task, objective="denoising").loss({})
 
 
 @pytest.mark.parametrize(
