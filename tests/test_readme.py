@@ -15,7 +15,15 @@ PAGES = [README, *sorted(DOCS.glob("*.md"))]
 MOST_LINES = 170
 # Flags of absl, tensorboard and XLA, and those of other programs that the text names.
 FLAG = re.compile(r"--([a-z_0-9]+)(?![\w-])")  # with a hyphen within it is another program's
-FLAGS_OF_OTHERS = {"help", "flagfile", "logdir", "preset", "spot", "xla_gpu_enable_command_buffer"}
+FLAGS_OF_OTHERS = {
+    "help",
+    "flagfile",
+    "logdir",
+    "preset",
+    "spot",
+    "xla_gpu_enable_command_buffer",
+    "xla_cpu_experimental_ynn_fusion_type",
+}
 OTHER_PROGRAMS = re.compile(r"\b(gcloud|kubectl|gcsfuse|srun|git|uv|pip|tensorboard)\b")
 
 
