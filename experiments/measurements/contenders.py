@@ -75,8 +75,8 @@ CODES = Stage(
 FAMILIES = {
     "vae": Family("VAE", (
         Stage("vae", (
-            *ADAM, "--model=vae(latent_channels=16,channels=(24,48))", "--likelihood=levels",
-            "--batch_size=64",
+            *ADAM, "--model=vae(latent_channels=16,channels=(24,52),norm_num_groups=4)",
+            "--likelihood=levels", "--batch_size=64",
         ), pictures=EVALUATED),
     )),
     "gan": Family("GAN", (
