@@ -33,7 +33,10 @@ def test_it_draws_in_one_step_and_as_a_flow(mean_flow, tmp_path):
 def test_refused(mean_flow, trained, tmp_path):
     draw = ("--sampler=flow_map", "--steps=1", "--num=2", f"--out={tmp_path}/out")
     check_refused("mean_flow or shortcut", "sample", f"--run={trained}", *draw)
-    check_refused("leave guidance out", "sample", f"--run={mean_flow}", *draw, "--guidance=2")
+    guided = program("sample", f"--run={mean_flow}", *draw, "--guidance=2")
+    assert guided.returncode == 1
+    assert "leave guidance out" in guided.stderr
+    assert len(guided.stderr.strip().splitlines()) == 1
     check_refused("--loss", "ddpm", *FLAGS, "--learned_guidance=1", f"--workdir={tmp_path}/a")
     plain = (*FLAGS, TINY, "--loss=mean_flow", f"--workdir={tmp_path}/b")
     check_refused("--model", "ddpm", *plain)

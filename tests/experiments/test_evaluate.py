@@ -212,7 +212,7 @@ def test_bits_that_cannot_be_told(run, tmp_path):
             "fid",
             config,
             "{}",
-            "choose among judge, guidance, assessment, bias, clip_score, loss, bpd",
+            "choose among judge, guidance, averages, assessment, bias, clip_score, loss, bpd",
         ),
     ):
         (run / "config.json").write_text(json.dumps(changed))

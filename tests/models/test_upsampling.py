@@ -79,7 +79,9 @@ def test_pixel_shuffle_lays_channels_out_as_blocks():
     x = jax.random.normal(jax.random.key(4), (1, 3, 3, 4))
     out = WAYS["pixel_shuffle"](2).apply(with_kernel(kernel), x)
     blocks = einops.rearrange(out, "1 (h p) (w q) c -> h w c (p q)", p=2, q=2)
-    np.testing.assert_allclose(blocks, jnp.broadcast_to(x[0, :, :, None], blocks.shape), rtol=1e-6)
+    wanted = jnp.broadcast_to(x[0, :, :, None], blocks.shape)
+    # As far as any way of computing a convolution may err, whichever is this processor's quickest.
+    np.testing.assert_allclose(blocks, wanted, atol=2e-5)
 
 
 def test_nearest_repeats_pixels():
