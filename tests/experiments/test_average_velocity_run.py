@@ -38,8 +38,8 @@ def test_refused(mean_flow, trained, tmp_path):
     assert "leave guidance out" in guided.stderr
     assert len(guided.stderr.strip().splitlines()) == 1
     check_refused("--loss", "ddpm", *FLAGS, "--learned_guidance=1", f"--workdir={tmp_path}/a")
-    plain = (*FLAGS, TINY, "--loss=mean_flow", f"--workdir={tmp_path}/b")
-    check_refused("--model", "ddpm", *plain)
+    plain = (*FLAGS, TINY, "--loss=mean_flow", "--sampler=flow_euler", f"--workdir={tmp_path}/b")
+    check_refused("unet(spans=True)", "ddpm", *plain)
 
 
 @pytest.mark.slow
