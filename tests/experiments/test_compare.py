@@ -40,7 +40,7 @@ def test_a_comparison_is_made_and_taken_up(tmp_path):
     judge, out = tmp_path / "judge", tmp_path / "out"
     assert program("classifier", *JUDGE_FLAGS, f"--workdir={judge}").returncode == 0
     flags = (
-        f"--judge={judge}", "--families=gan,mean_flow,masked", "--minutes=0.6", "--seeds=1",
+        f"--judge={judge}", "--families=gan", "--minutes=0.7", "--seeds=1",
         "--num=100", f"--out={out}",
     )  # fmt: skip
     done = program("compare", *flags)
@@ -48,7 +48,7 @@ def test_a_comparison_is_made_and_taken_up(tmp_path):
     for name in ("comparison.json", "table.txt", "trilemma.png", "images.png", "report.html"):
         assert (out / name).stat().st_size > 0, name
     saved = json.loads((out / "comparison.json").read_text())["families"]
-    assert [len(saved[name][0]["draws"]) for name in ("gan", "mean_flow", "masked")] == [1, 3, 1]
+    assert len(saved["gan"][0]["draws"]) == 1
     for cells in saved.values():
         assert abs(cells[0]["parameters"] / 1_142_081 - 1) < 0.1
     times = {path: path.stat().st_mtime_ns for path in out.rglob("cell.json")}
@@ -60,7 +60,7 @@ def test_a_comparison_is_made_and_taken_up(tmp_path):
     assert changed == {out / "cells/gan/seed_0/cell.json"}
     images = [np.load(path)["images"] for path in sorted(out.rglob("drawn_*.npz"))]
     assert all(image.shape == (40, 28, 28, 1) for image in images)
-    check_refused("--minutes=0.6", "compare", *flags, "--minutes=2")
+    check_refused("--minutes=0.7", "compare", *flags, "--minutes=2")
 
 
 @pytest.mark.parametrize(
