@@ -4,7 +4,7 @@
 and effective masked diffusion language models".) A share t of the codes is masked at time t.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -36,12 +36,10 @@ def shown(codes: Codes, masked: Bool[Array, "B h w"], num_codes: int) -> Float[A
     return jax.nn.one_hot(jnp.where(masked, num_codes, codes), num_codes + 1)
 
 
-def absorbing_loss(
-    apply: Apply, num_codes: int, condition: Condition
-) -> Callable[[Params, Keys, Mapping[str, Array]], tuple[Float[Array, ""], dict[str, Array]]]:
+def absorbing_loss(apply: Apply, num_codes: int, condition: Condition) -> LossFn:
     """The bound on a code's -log p, in nats: the masked codes' at a uniform t, over t.
 
-    (Sahoo et al. 2024, eq. 10, with alpha = 1 - t.) The batch holds `codes` and what the condition
+    (Sahoo et al. 2024, sec. 3, with alpha = 1 - t.) The batch holds `codes` and what the condition
     reads; the network returns a logit for each code.
     """
 
@@ -59,8 +57,7 @@ def absorbing_loss(
         log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), codes[..., None], -1)[..., 0]
         return jnp.mean(jnp.where(masked, -log_p, 0.0) / t[:, None, None]), {}
 
-    loss: LossFn = loss_fn
-    return loss
+    return loss_fn
 
 
 def unmask(
@@ -70,7 +67,7 @@ def unmask(
     """Codes from nothing but masks, in so many even steps of t from 1 to 0.
 
     In a step from t to s each mask becomes a drawn code with probability (t - s) / t, and what is
-    no mask stays (ibid., eq. 7). `watched`: the number of images that are filmed.
+    no mask stays (ibid., sec. 3). `watched`: the number of images that are filmed.
     """
 
     def step(codes: Codes, i: Int[Array, ""]) -> tuple[Codes, Int[Array, "N h w"]]:

@@ -14,7 +14,7 @@ def read_findings(folder: pathlib.Path) -> list[Finding]:
     """What the files in the folder of a run tell, as far as they can be read."""
     made = []
     for file, readers in READERS.items():
-        saved = _object(folder / file)
+        saved = read_object(folder / file)
         for key, (title, read, picture) in readers.items():
             values = saved if key is None else saved.get(key)
             if not isinstance(values, Mapping):
@@ -71,7 +71,10 @@ def _swept(values: Values) -> Iterator[tuple[str, str]]:
     rows = values["rows"]
     name = "scale" if "scale" in rows[0] else "length"
     best = min(rows, key=lambda row: row["frechet"])
-    yield f"nearest to real images at {name}", str(best[name] or "of ema_decay")
+    yield (
+        f"nearest to real images at {name}",
+        "of ema_decay" if best[name] is None else f"{best[name]:g}",
+    )
     yield "Fréchet distance there", f"{best['frechet']:.3g}"
 
 
@@ -91,7 +94,8 @@ READERS: dict[str, dict[str | None, Reader]] = {
 }
 
 
-def _object(path: pathlib.Path) -> dict[str, Any]:
+def read_object(path: pathlib.Path) -> dict[str, Any]:
+    """A file's JSON object; an empty one where there is none, or none that is whole."""
     try:
         value = json.loads(path.read_text("utf-8", errors="replace"))
     except (OSError, ValueError):

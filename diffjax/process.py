@@ -79,7 +79,12 @@ class Process:
         if refusal:
             legal = [t for t in get_args(Target) if not self._refusal(t)]
             raise UserError(f"{refusal}: choose {', '.join(legal[:-1])} or {legal[-1]}")
-        if self.average and (self.consistent or self.target != "velocity"):
+        if self.average and self.consistent:
+            raise UserError(
+                "a consistency model jumps to the image and is told no spans: leave the network's "
+                "spans out"
+            )
+        if self.average and self.target != "velocity":
             raise UserError(
                 "a network that is told spans gives a flow's average velocity: choose schedule "
                 "flow and target velocity"

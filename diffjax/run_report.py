@@ -12,7 +12,7 @@ from diffjax import spec
 from diffjax.display.images import read_film
 from diffjax.display.page import Curve, Page, Picture, save_page
 from diffjax.errors import UserError, listed
-from diffjax.findings import read_findings
+from diffjax.findings import read_findings, read_object
 from diffjax.training.journal import HELD_OUT
 from diffjax.training.run import RunFolder
 
@@ -59,7 +59,7 @@ def read_page(run: RunFolder) -> Page:
     held_out = read_lines(run.path / HELD_OUT)
     pictures = run.pictures()
     flags = _text(run.path / "flags.txt")
-    config = _object(run.path / "config.json")
+    config = read_object(run.path / "config.json")
     task = str(config.get("task", "run"))
     now = datetime.datetime.now().astimezone()
     try:
@@ -81,7 +81,7 @@ def read_page(run: RunFolder) -> Page:
         findings=read_findings(run.path),
         curves=[*curves(metrics), *curves(held_out), *curves(speed)],
         flags=flags,
-        environment={name: str(v) for name, v in _object(run.environment).items()},
+        environment={name: str(v) for name, v in read_object(run.environment).items()},
     )
 
 
@@ -159,12 +159,3 @@ def _classes(config: dict[str, Any]) -> dict[str, str]:
 
 def _text(path: pathlib.Path) -> str:
     return path.read_text("utf-8", errors="replace") if path.is_file() else ""
-
-
-def _object(path: pathlib.Path) -> dict[str, Any]:
-    """A file's JSON object; an empty one where there is none, or none that is whole."""
-    try:
-        value = json.loads(_text(path))
-    except json.JSONDecodeError:
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -65,6 +65,11 @@ def main() -> None:
         )
     if drawn.JUDGE.value is None:
         raise UserError("compare needs --judge, a run of experiments.classifier")
+    for flag in (*drawn.DRAWING, drawn.CHOSEN):
+        if flag.present:
+            raise UserError(
+                f"--{flag.name} does nothing here, where families draw in their own ways"
+            )
     cpu_devices.split_cpu(cpu_devices.cores())  # before JAX looks for devices
     runs.load(drawn.JUDGE.value, Classification)  # or it would be refused after the first training
     out = pathlib.Path(OUT.value).absolute()
@@ -85,7 +90,8 @@ def planned(out: pathlib.Path) -> Budget:
     path = out / "plan.json"
     settings = {
         "dataset": DATASET.value, "minutes": MINUTES.value, "num": held_out.NUM.value,
-        "judge": drawn.JUDGE.value, "jobs": JOBS.value,
+        "judge": drawn.JUDGE.value, "jobs": JOBS.value, "seed": held_out.SEED.value,
+        "cpu_devices": devices_each(),
     }  # fmt: skip
     steps: dict[str, list[int]] = {}
     if path.exists():
@@ -139,7 +145,7 @@ def program(
         *stage.flags, *(flag.format(steps=steps) for flag in stage.pictures),
         f"--dataset={DATASET.value}", "--warmup_steps=100", f"--steps={steps}", f"--seed={seed}",
         f"--log_every={min(20, steps)}", f"--checkpoint_every={max(1, steps // 4)}",
-        f"--cpu_devices={cores_each()}", f"--workdir={run}",
+        f"--cpu_devices={devices_each()}", f"--workdir={run}",
         *([] if before is None else [f"--{stage.before}={before}"]),
         *([] if data_dir is None else [f"--data_dir={data_dir}"]),
     )  # fmt: skip
@@ -157,6 +163,11 @@ def trained(out: pathlib.Path, seed: int, plan: Budget) -> list[pathlib.Path]:
     with ThreadPoolExecutor(JOBS.value) as pool:
         cells = pool.map(lambda name: train(out, name, seed, plan.steps[name]), names)
         return list(tqdm.tqdm(cells, f"seed {seed}", len(names), file=sys.stderr, disable=None))
+
+
+def devices_each() -> int:
+    """That each training makes of its cores: --cpu_devices, or one a core."""
+    return cpu_devices.CPU_DEVICES.value or cores_each()
 
 
 def train(out: pathlib.Path, name: str, seed: int, steps: list[int]) -> pathlib.Path:

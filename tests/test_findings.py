@@ -14,6 +14,7 @@ JUDGED = {
                 "intervals": {"frechet": [11.0, 22.0], "recall": [0.73, 0.81]}},
     "real": {"frechet": 6.15, "recall": 0.88},
     "averages": {"rows": [{"length": None, "frechet": 9.0}, {"length": 0.1, "frechet": 8.0}]},
+    "guidance": {"rows": [{"scale": 0.0, "frechet": 7.0}, {"scale": 1.0, "frechet": 8.0}]},
     "bias": {"p_values": [[0.01, 0.5], [1.0, 1.0]]},
 }  # fmt: skip
 AUDIT = {
@@ -38,6 +39,7 @@ def test_what_the_files_say(tmp_path):
     assert found["classes drawn and classes of the data"].facts.popitem()[1] == "1 of 4"
     lengths = found["length of the weights' average"].facts
     assert lengths["nearest to real images at length"] == "0.1"
+    assert found["guidance"].facts["nearest to real images at scale"] == "0"
     assert found["memorised images"].facts["copies of training images"] == "2 of 200 samples"
     assert found["memorised images"].png == (tmp_path / "nearest.png").read_bytes()
     assert found["membership"].facts["area under the curve by loss"] == "0.520 (0.480 to 0.560)"

@@ -61,9 +61,10 @@ class MaskedCodes(Task):
     def __post_init__(self) -> None:
         if not isinstance(self.model, Backbone):
             raise UserError("what tells codes apart is a backbone: choose one", option="model")
-        channels = (
-            getattr(self.model, "in_channels", None),
-            getattr(self.model, "out_channels", None),
+        if self.model.told_spans:
+            raise UserError("codes have no spans: leave the network's out", option="model")
+        channels = tuple(
+            getattr(self.model, name, None) for name in ("in_channels", "out_channels")
         )
         wanted = self.num_codes + 1, self.num_codes
         if channels != wanted:

@@ -46,7 +46,7 @@ class Profile(NamedTuple):
 
 
 def exponent_of(relative_std: float) -> float:
-    """The exponent g of a profile of this relative standard deviation (eq. 126 and algorithm 2).
+    """The exponent g of a profile of this relative standard deviation (ibid., appendix C).
 
     It is the greatest root of (g + 1) / ((g + 2)^2 (g + 3)) = relative_std^2. Raises UserError
     unless relative_std is above 0 and at most 0.28.
@@ -62,7 +62,7 @@ def exponent_of(relative_std: float) -> float:
 
 
 def with_averages(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The optimizer, with averages of the weights that it makes beside its own state (eq. 4)."""
+    """The optimizer, which also keeps averages of the weights it makes (ibid., sec. 3.1)."""
     exponents = [exponent_of(length) for length in KEPT]
 
     def init(params: Params) -> tuple[Any, Averages]:
@@ -140,7 +140,7 @@ def average(folder: pathlib.Path, step: int, relative_std: float) -> Params:
 
 
 def best_weights(kept: Sequence[Profile], wanted: Profile) -> Float64[np.ndarray, "N"]:
-    """Weights of the kept profiles whose sum is nearest to the wanted one (algorithm 3)."""
+    """Weights of the kept profiles whose sum is nearest to the wanted one (ibid., appendix C)."""
     products = np.array([[product(a, b) for b in kept] for a in kept])
     targets = np.array([product(a, wanted) for a in kept])
     found: Float64[np.ndarray, "N"] = np.linalg.lstsq(products, targets, rcond=1e-14)[0]
@@ -148,7 +148,7 @@ def best_weights(kept: Sequence[Profile], wanted: Profile) -> Float64[np.ndarray
 
 
 def product(a: Profile, b: Profile) -> float:
-    """The integral over the steps of two profiles' product (eq. 132).
+    """The integral over the steps of two profiles' product (ibid., appendix C).
 
     A profile is (g + 1) u^g / t^(g + 1) for u from 0 to t.
     """

@@ -27,12 +27,14 @@ COLUMNS = {"frechet": "Fréchet distance", "precision": "precision", "recall": "
 
 def sweep_lengths(run: Run[DenoiserTask], path: pathlib.Path) -> None:
     """Draws the same noise with each average, and with the run's own; saves, prints and plots."""
-    values = lengths()
-    kinds = {value: run.averaged(value) for value in values}  # refused before anything is drawn
+    scale = drawn.one_scale()
+    # The run as it is under None; refused before anything is drawn.
+    averaged: dict[float | None, Run[DenoiserTask]] = {None: run}
+    averaged |= {value: run.averaged(value) for value in lengths()}
     bench, rows, real = drawn.set_up(run), [], {}
-    for value in tqdm.tqdm([None, *values], "lengths", file=sys.stderr, disable=None, leave=False):
-        drawing = drawn.Drawing(run if value is None else kinds[value], guided=False)
-        images = drawing(bench.num, 1.0)
+    for value in tqdm.tqdm(averaged, "lengths", file=sys.stderr, disable=None, leave=False):
+        drawing = drawn.Drawing(averaged[value], guided=scale != 1)
+        images = drawing(bench.num, scale)
         found = bench.compare(bench.see(images, drawing.labels(bench.num)))
         rows.append({"length": value, **found.pop("samples")})
         real = found.pop("real")

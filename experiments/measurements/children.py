@@ -14,11 +14,10 @@ UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 class Finished(NamedTuple):
-    """What a process took, and what it printed."""
+    """What a process took."""
 
     seconds: float
     peak_bytes: int
-    out: str
 
 
 def run(module: str, *arguments: str, cores: int | None = None, **environ: str) -> Finished:
@@ -29,10 +28,10 @@ def run(module: str, *arguments: str, cores: int | None = None, **environ: str) 
     # XLA's threads: programs beside each other that each have all cores get in each other's way.
     own = {} if cores is None else {"NPROC": str(cores)}
     start = time.perf_counter()
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+    with tempfile.TemporaryFile("w+") as err:
         process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
-            stdout=out, stderr=err, env={**os.environ, **own, **environ},
+            stdout=subprocess.DEVNULL, stderr=err, env={**os.environ, **own, **environ},
         )  # fmt: skip
         try:
             _, status, usage = os.wait4(process.pid, 0)
@@ -41,9 +40,8 @@ def run(module: str, *arguments: str, cores: int | None = None, **environ: str) 
             raise
         process.returncode = os.waitstatus_to_exitcode(status)
         seconds = time.perf_counter() - start
-        for file in (out, err):
-            file.seek(0)
+        err.seek(0)
         if process.returncode:
             said = (err.read().strip().splitlines() or [f"exit {process.returncode}"])[-1]
             raise UserError(f"{module} ended: {said.removeprefix('error: ')}")
-        return Finished(seconds, usage.ru_maxrss * UNIT, out.read())
+        return Finished(seconds, usage.ru_maxrss * UNIT)

@@ -69,6 +69,7 @@ def test_a_comparison_is_made_and_taken_up(tmp_path):
         (("--families=gan,vea",), "choose among vae, gan"),
         (("--families=gan",), "needs --judge"),
         (("--judge=nowhere",), "nowhere"),
+        (("--judge=nowhere", "--steps=5"), "--steps does nothing here"),
     ],
 )
 def test_refused(flags, told):

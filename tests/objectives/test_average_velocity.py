@@ -169,6 +169,10 @@ def test_consistency_from_nothing_needs_no_teacher():
     ("make", "told"),
     [
         (lambda: Process(Cosine(), "v", average=True), "schedule flow and target velocity"),
+        (
+            lambda: Process(Flow(), "velocity", average=True, consistent=True),
+            "leave the network's spans out",
+        ),
         (lambda: mean_flow_loss(Process(Flow(), "velocity"), lambda: None), "unet(spans=True)"),
         (lambda: shortcut_loss(Process(Flow(), "velocity"), lambda: None), "unet(spans=True)"),
         (

@@ -313,6 +313,8 @@ def test_codes_are_drawn_whatever_the_batch():
         task.sample(components, jax.random.key(1), Asked(num=5, sampler=DDIM()))
     with pytest.raises(UserError, match="in_channels=6 and out_channels=5, not 1 and 1"):
         dataclasses.replace(task, model=NET)
+    with pytest.raises(UserError, match="codes have no spans"):
+        dataclasses.replace(task, model=task.model.clone(spans=True))
 
 
 def test_a_gan_draws_in_one_step():
