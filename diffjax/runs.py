@@ -177,18 +177,20 @@ class Run(Generic[T]):
             raise UserError(f"no {name!r} in this run: it has {', '.join(self.components)}")
         return self.components[name]
 
-    def averaged(self, relative_std: float) -> "Run[T]":
+    def averaged(self, relative_std: float, step: int | None = None) -> "Run[T]":
         """The run with an average of its weights of another length, in (0, 0.28] of its training.
 
+        step: at which it ends, one of a checkpoint; by default the run's last.
         Karras et al. 2024, "Analyzing and improving the training dynamics of diffusion models".
-        Raises UserError for a run that was trained without averages.
+        Raises UserError for a run that was trained without averages, and for another step.
         """
         trained = {name: c.params for name, c in self.components.items() if c.trained}
         _, model_state = split_state(trained)
-        found = average(self.folder.averages, self.step, relative_std)
+        end = self.step if step is None else step
+        found = average(self.folder.averages, end, relative_std)
         params = merge_state(found, model_state)
         components = trained_components(self.task, params)
-        return dataclasses.replace(self, components={**self.components, **components})
+        return dataclasses.replace(self, step=end, components={**self.components, **components})
 
     @overload
     def sample(

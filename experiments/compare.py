@@ -65,7 +65,7 @@ def main() -> None:
         )
     if drawn.JUDGE.value is None:
         raise UserError("compare needs --judge, a run of experiments.classifier")
-    for flag in (*drawn.DRAWING, drawn.CHOSEN):
+    for flag in (*drawn.DRAWING, *drawn.OF_IMAGES, drawn.CHOSEN):
         if flag.present:
             raise UserError(
                 f"--{flag.name} does nothing here, where families draw in their own ways"

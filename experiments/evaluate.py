@@ -107,7 +107,7 @@ def check_flags(draws: list[str]) -> None:
     """Raises UserError for a flag of a metric that is not measured, and without a judge."""
     owned = (
         (("loss",), loss.OWN), (("averages",), lengths.OWN), (("bpd",), bpd.OWN),
-        (tuple(JUDGED), (drawn.JUDGE,)),
+        (tuple(JUDGED), (drawn.JUDGE, *drawn.OF_IMAGES)),
         ((*JUDGED, RECONSTRUCTION), drawn.FEATURES), ((RECONSTRUCTION,), reconstructions.OWN),
         (tuple(DRAWN), drawn.DRAWING), (("assessment",), (marking.MARK,)),
         (("clip_score",), caption_fit.OWN),

@@ -263,13 +263,16 @@ class DenoiserTask(Task):
             return Guidance()
         return self.away(scale, cond, num, unwanted)
 
-    def away(self, scale: Scales, cond: Cond, num: int, unwanted: Cond = None) -> Guidance:
-        """As `guided`, also at a scale of 1."""
+    def away(
+        self, scale: Scales, cond: Cond, num: int, unwanted: Cond = None,
+        weak: Params | None = None,
+    ) -> Guidance:  # fmt: skip
+        """As `guided`, also at a scale of 1; weak: weights of the denoiser to go away from."""
         if np.shape(scale) not in ((), (num,)) or not are_scales(scale):
             raise UserError(f"guidance={scale}: give one finite scale, or {num} of them")
-        if unwanted is None:
+        if unwanted is None and weak is None:
             unwanted = self.condition.unwanted(cond)
-        return Guidance(Away(jnp.full(num, np.asarray(scale, np.float32)), unwanted))
+        return Guidance(Away(jnp.full(num, np.asarray(scale, np.float32)), unwanted, weak))
 
 
 @dataclasses.dataclass(frozen=True)

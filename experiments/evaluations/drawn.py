@@ -15,6 +15,7 @@ import diffjax.spacings
 from diffjax import spec
 from diffjax.data import Records, images
 from diffjax.errors import UserError
+from diffjax.generate import times_of
 from diffjax.guidance.base import are_scales
 from diffjax.guidance.plan import Guidance
 from diffjax.metrics.checkerboard import checkerboard_energy
@@ -37,11 +38,12 @@ from diffjax.metrics.judge import (
 )
 from diffjax.runs import Run
 from diffjax.tasks.classifier import CLASSIFIER, Classification
-from diffjax.tasks.denoisers import DenoiserTask
+from diffjax.tasks.denoisers import DENOISER, DenoiserTask
 from experiments.evaluations import held_out
 from experiments.evaluations.held_out import BATCH_SIZE, NUM, SEED
-from experiments.flags import kinds, specs
+from experiments.flags import kinds, specs, watermarking, weak
 from experiments.flags.judges import load_judge
+from experiments.flags.making import Chosen, Wanted, draw_edit
 
 EXTRACTORS = {"mobilenet_v2": mobilenet_v2, "inception_v3": inception_v3}
 JUDGE = kinds.define_path("judge", None, "the folder of a run of experiments.classifier")
@@ -65,6 +67,9 @@ WEIGHTS = kinds.define_path(
 )  # fmt: skip
 CHOSEN = flags.DEFINE_list("figures", list(FIGURES), "what is said of the features")
 DRAWING = (STEPS, SAMPLER, SPACING, GUIDANCE)
+flags.adopt_module_key_flags(watermarking)
+flags.adopt_module_key_flags(weak)
+OF_IMAGES = (watermarking.WATERMARK, weak.WEAK, weak.WEAK_STEP)
 FEATURES = (EXTRACTOR, WEIGHTS, CHOSEN)
 
 
@@ -117,6 +122,9 @@ class Bench:
             "step": run.step,
             "sampler": SAMPLER.value,
             "spacing": SPACING.value,
+            "watermarked": watermarking.WATERMARK.value is not None,
+            "weak": weak.WEAK.value,
+            "weak_step": weak.WEAK_STEP.value,
             "steps": STEPS.value,
             "seed": SEED.value,
             "judge": JUDGE.value,
@@ -186,7 +194,16 @@ class Drawing:
         self._sampler = spec.build(SAMPLER.value, diffjax.samplers)
         self._sampler.check(run.task.process)
         self._spacing = specs.spacing_of(SPACING.value, self._sampler)
-        if guided:
+        self._watermark, self._weak = watermarking.chosen(), weak.load(run.task)
+        if self._weak is not None:
+            if not guided:
+                raise UserError("--weak does nothing at --guidance=1: choose a scale")
+            if self._weak.task.model != run.task.model:
+                raise UserError(
+                    f"--weak={weak.WEAK.value} has another network than --run: here it must have "
+                    "the same; experiments.sample takes it"
+                )
+        elif guided:
             run.task.condition.unwanted(run.task.condition.asked(None, 1))
 
     def labels(self, num: int) -> Int[np.ndarray, "N"] | None:
@@ -198,7 +215,18 @@ class Drawing:
         task = self._run.task
         cond = task.condition.asked(None, num)
         # Also at scale 1: so that a sweep compiles once.
-        guidance = task.away(scale, cond, num) if self._guided else Guidance()
+        guidance = Guidance()
+        if self._guided and self._weak is None:
+            guidance = task.away(scale, cond, num)
+        elif self._weak is not None:
+            guidance = task.away(scale, cond, num, cond, self._weak[DENOISER].params)
+        if self._watermark is not None:
+            times = times_of(task.process, self._run[DENOISER].params, self._spacing, STEPS.value)
+            chosen = Chosen(cond, guidance, None)
+            wanted = Wanted(
+                self._run, self._sampler, times, num, chosen, SEED.value, BATCH_SIZE.value
+            )
+            return draw_edit(wanted, watermarking.start(wanted, self._watermark), times)
         drawn = self._run.sample(
             jax.random.key(SEED.value), labels=self.labels(num), num=num, steps=STEPS.value,
             sampler=self._sampler, spacing=self._spacing, guidance=guidance,

@@ -19,6 +19,7 @@ from experiments.evaluations import drawn
 from experiments.evaluations.saved import save
 
 SCALES = [-2.0, -1.0, 0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0]
+COLUMNS_SHOWN = 10  # of a run without classes
 # As far as --figures has them; the kernel distance stands in for a Fréchet distance left out.
 COLUMNS = {
     "agreement": "judge sees the class",
@@ -42,7 +43,7 @@ def sweep(run: Run[DenoiserTask], path: pathlib.Path) -> None:
         found = bench.compare(bench.see(images, labels))
         rows.append({"scale": scale, **found.pop("samples")})
         real = found.pop("real")
-        first.append(images[: run.task.condition.classes])
+        first.append(images[: run.task.condition.classes or COLUMNS_SHOWN])
     saved = save(path, {"guidance": {**bench.about(run), **found, "rows": rows, "real": real}})
     names = bench.records.class_names or tuple(map(str, range(len(first[0]))))
     classes = names[: len(first[0])]
@@ -58,7 +59,7 @@ def sweep(run: Run[DenoiserTask], path: pathlib.Path) -> None:
 
 def table(rows: list[dict[str, Any]], real: dict[str, Any]) -> str:
     """A scale a line, real images last."""
-    columns = {name: title for name, title in COLUMNS.items() if name in real}
+    columns = known(rows)
     lines = [
         f"{'scale':>6}{'w':>6}" + "".join(f"{title:>22}" for title in columns.values())
         + f"{'least share':>13}"
@@ -68,15 +69,23 @@ def table(rows: list[dict[str, Any]], real: dict[str, Any]) -> str:
         name = f"{'real':>12}" if scale is None else f"{scale:>6g}{scale - 1:>6g}"
         numbers = "".join(f"{row[column]:>22.3f}" for column in columns)
         lines.append(f"{name}{numbers}{min(row['class_shares']):>13.3f}")
-    surest = max(rows, key=lambda row: row["agreement"])
-    lines.append(f"most often of their class at {surest['scale']:g}")
-    if "recall" in real:
-        lines[-1] += f", with a recall of {surest['recall']:.3f} (real images {real['recall']:.3f})"
+    told = []
+    if "agreement" in columns:
+        surest = max(rows, key=lambda row: row["agreement"])
+        told.append(f"most often of their class at {surest['scale']:g}")
+        if "recall" in real:
+            own, other = (values["recall"] for values in (surest, real))
+            told[0] += f", with a recall of {own:.3f} (real images {other:.3f})"
     distance = next((name for name in ("frechet", "kernel") if name in real), None)
     if distance:
         nearest = min(rows, key=lambda row: row[distance])
-        lines[-1] += f"; nearest to real images at {nearest['scale']:g}"
-    return "\n".join(lines)
+        told.append(f"nearest to real images at {nearest['scale']:g}")
+    return "\n".join([*lines, "; ".join(told)])
+
+
+def known(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """Of COLUMNS those that were measured: without classes no image has one to agree with."""
+    return {name: title for name, title in COLUMNS.items() if rows[0].get(name) is not None}
 
 
 def sheet(
@@ -100,7 +109,7 @@ def sheet(
 def plot(rows: list[dict[str, Any]], real: dict[str, Any]) -> Figure:
     """A panel a figure, against the scale; real images as a grey line."""
     left_out = {"confidence", "kernel" if "frechet" in real else "frechet"}
-    panels = {name: title for name, title in COLUMNS.items() if name in real.keys() - left_out}
+    panels = {name: title for name, title in known(rows).items() if name not in left_out}
     figure = Figure(figsize=(2.75 * len(panels), 3.2), dpi=120, layout="constrained")
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (name, title) in zip(grid, panels.items(), strict=True):

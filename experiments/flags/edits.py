@@ -28,7 +28,7 @@ from diffjax.tasks.tracing import classes_of
 from diffjax.tasks.upscaling import Upscaling
 from experiments.flags import guiding, kinds
 from experiments.flags.enlarging import Enlarging
-from experiments.flags.making import Making, Pixels, Wanted, edit_draw, rows_sheet, taken_for
+from experiments.flags.making import Making, Pixels, Wanted, edit_draw, rows_sheet
 from experiments.flags.walks import STRENGTHS, Direction, Walk
 
 RESULTS = 4  # of each image, by default
@@ -132,7 +132,7 @@ class Editing(Making):
         return np.where(self.keep, to_uint8(self.pictures)[of], made)
 
     def told(self, names: Sequence[str]) -> str:
-        return taken_for(self.classes, names)
+        return guiding.taken_for(self.classes, names)
 
 
 def sampler_spec(flag: flags.FlagHolder[str]) -> str:

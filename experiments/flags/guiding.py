@@ -3,20 +3,18 @@
 Which classes are drawn, how far each image is pushed to its own, and away from what.
 """
 
-import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from diffjax import runs, spec
+from diffjax import runs
 from diffjax.conditions.label import Label
-from diffjax.errors import UserError
+from diffjax.errors import UserError, listed
 from diffjax.guidance.base import are_scales
 from diffjax.guidance.classifier import ClassLogProb
 from diffjax.guidance.plan import Away, Guidance, Judged
@@ -26,9 +24,11 @@ from diffjax.tasks.denoisers import DENOISER, DenoiserTask
 from diffjax.tasks.text_to_image import checked
 from diffjax.tasks.towers import Towers
 from diffjax.typing import Cond
-from experiments.flags import kinds
+from experiments.flags import kinds, weak
 from experiments.flags.judges import load_judge
+from experiments.flags.making import Chosen
 
+flags.adopt_module_key_flags(weak)
 LABELS = flags.DEFINE_list(
     "labels", None, "the classes to draw, by name or number, in turn; by default all"
 )
@@ -49,9 +49,6 @@ RESCALE = kinds.define_number(
 NEGATIVE = flags.DEFINE_string(
     "negative", None, "the class, or the text, to go away from, in place of none"
 )  # fmt: skip
-WEAK = kinds.define_path(
-    "weak", None, "the folder of a worse run, whose prediction to go away from (autoguidance)"
-)
 APG_ETA = kinds.define_number(
     "apg_eta", 1.0, "the share that is kept of guidance along x0; 0 is adaptive projected guidance"
 )
@@ -83,19 +80,7 @@ CLIP_SCALE = flags.DEFINE_list(
     "clip_scale", ["100"], "times the cosine of image and text, whose gradient guides: one scale, "
     "or one an image"
 )  # fmt: skip
-# What two runs must share for one to be guided away from the other.
-PROCESS = (
-    "image_shape", "space", "schedule", "target", "sigma_data", "learned_variance", "consistent",
-)  # fmt: skip
-SHAPING = (INTERVAL, RESCALE, NEGATIVE, WEAK, APG_ETA, APG_THRESHOLD)
-
-
-class Chosen(NamedTuple):
-    """What the flags ask of a draw: the network's condition, guidance and the weak network."""
-
-    cond: Cond
-    guidance: Guidance
-    weak: nn.Module | None
+SHAPING = (INTERVAL, RESCALE, NEGATIVE, weak.WEAK, weak.WEAK_STEP, APG_ETA, APG_THRESHOLD)
 
 
 def choose(
@@ -116,7 +101,7 @@ def choose(
     if judge is not None and task.condition.classes is None:
         told = None  # the judge alone knows the classes
     cond = task.cond_of(run.components, told, num)
-    weak = None if WEAK.value is None else _load_weak(task, WEAK.value)
+    worse = weak.load(task)
     judged = None
     if judge is not None:
         scale, names = scales_of(JUDGE_SCALE, num), task.condition.names
@@ -130,8 +115,8 @@ def choose(
     if judged is not None:
         judged = task.shown_to(run.components, judged)
     scale = scales_of(GUIDANCE, num) if scales is None else jnp.asarray(scales, jnp.float32)
-    guidance = Guidance(_away(run, weak, cond, scale), judged, PERCENTILE.value)
-    return Chosen(cond, guidance, None if weak is None else weak.task.model)
+    guidance = Guidance(_away(run, worse, cond, scale), judged, PERCENTILE.value)
+    return Chosen(cond, guidance, None if worse is None else worse.task.model)
 
 
 def _load_towers(task: DenoiserTask) -> Towers | None:
@@ -194,7 +179,7 @@ def _numbers(flag: str, texts: list[str]) -> list[float]:
 
 
 def _away(
-    run: Run[DenoiserTask], weak: Run[DenoiserTask] | None, cond: Cond, scale: Float[Array, "N"]
+    run: Run[DenoiserTask], worse: Run[DenoiserTask] | None, cond: Cond, scale: Float[Array, "N"]
 ) -> Away | None:
     """The guidance away from no condition, a negative one, or a weak run; None where it is off."""
     low, high = _interval()
@@ -207,8 +192,8 @@ def _away(
         return None
     return Away(
         scale,
-        _unwanted(run, weak, cond, len(scale)),
-        None if weak is None else weak[DENOISER].params,
+        _unwanted(run, worse, cond, len(scale)),
+        None if worse is None else worse[DENOISER].params,
         low,
         high,
         RESCALE.value,
@@ -227,12 +212,14 @@ def _interval() -> tuple[float, float]:
     return values[0], values[1]
 
 
-def _unwanted(run: Run[DenoiserTask], weak: Run[DenoiserTask] | None, cond: Cond, num: int) -> Cond:
+def _unwanted(
+    run: Run[DenoiserTask], worse: Run[DenoiserTask] | None, cond: Cond, num: int
+) -> Cond:
     """The condition of the prediction to go away from."""
-    if weak is not None:
+    if worse is not None:
         if NEGATIVE.value is not None:
             raise UserError("--negative and --weak both say what to go away from: leave one out")
-        return cond if weak.task.condition.batch_keys else None
+        return cond if worse.task.condition.batch_keys else None
     if NEGATIVE.value is not None:
         try:
             return run.task.cond_of(run.components, [NEGATIVE.value], num)
@@ -241,20 +228,9 @@ def _unwanted(run: Run[DenoiserTask], weak: Run[DenoiserTask] | None, cond: Cond
     return run.task.condition.unwanted(cond)
 
 
-def _load_weak(task: DenoiserTask, folder: str) -> Run[DenoiserTask]:
-    """The run in `folder`. Raises UserError where it is not another of the same kind."""
-    weak = runs.load(folder, DenoiserTask)
-    for what in PROCESS:
-        own, other = getattr(task, what), getattr(weak.task, what)
-        if own != other:
-            raise UserError(f"--weak={folder} has {what}={other} and --run {own}: they must agree")
-    if weak.task.process.bind(weak[DENOISER].params) is not weak.task.process:
-        raise UserError(f"--weak={folder} has learnt a schedule of its own: choose another run")
-    own, other = task.condition, weak.task.condition
-    alike = (dataclasses.replace(one, drop=0.0).named(()) for one in (own, other))
-    if other.batch_keys and (len({*alike}) > 1 or not own.fits(other.names)):
-        raise UserError(
-            f"--weak={folder} is conditioned on {spec.render(other)} and --run on "
-            f"{spec.render(own)}: they must agree"
-        )
-    return weak
+def taken_for(classes: Int[np.ndarray, "P"] | None, names: Sequence[str]) -> str:
+    """What to tell the user of the classes that were not given."""
+    if classes is None or LABELS.present:
+        return ""
+    found = listed([names[label] if names else str(label) for label in classes])
+    return f", taken for classes {found}: --labels would say others"

@@ -4,21 +4,33 @@ import abc
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from flax import linen as nn
+from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
+from diffjax.data.images import to_uint8
 from diffjax.display.images import grid
 from diffjax.editing.base import Edit
 from diffjax.editing.draw import make_edit_draw
-from diffjax.errors import listed
 from diffjax.generate import Draw
+from diffjax.guidance.plan import Guidance
 from diffjax.runs import Run
 from diffjax.samplers.base import Sampler
 from diffjax.tasks.denoisers import DENOISER, DenoiserTask
-from experiments.flags import guiding
+from diffjax.typing import Cond
 
 Pixels = UInt8[np.ndarray, "N H W C"]
+
+
+class Chosen(NamedTuple):
+    """What the flags ask of a draw: the network's condition, guidance and the weak network."""
+
+    cond: Cond
+    guidance: Guidance
+    weak: nn.Module | None
 
 
 class Wanted(NamedTuple):
@@ -28,7 +40,7 @@ class Wanted(NamedTuple):
     sampler: Sampler
     times: Float[Array, "T"]
     num: int
-    chosen: guiding.Chosen
+    chosen: Chosen
     seed: int
     batch_size: int
 
@@ -66,14 +78,6 @@ class Making(abc.ABC):
         return ""
 
 
-def taken_for(classes: Int[np.ndarray, "P"] | None, names: Sequence[str]) -> str:
-    """What to tell the user of the classes that were not given."""
-    if classes is None or guiding.LABELS.present:
-        return ""
-    found = listed([names[label] if names else str(label) for label in classes])
-    return f", taken for classes {found}: --labels would say others"
-
-
 def edit_draw(wanted: Wanted, edit: Edit) -> Draw:
     """The draw of an edit, under what the flags ask for."""
     run, chosen = wanted.run, wanted.chosen
@@ -81,6 +85,15 @@ def edit_draw(wanted: Wanted, edit: Edit) -> Draw:
         run[DENOISER].model, run.task.process, edit, chosen.cond, limit=run.task.space.limit,
         weak=chosen.weak,
     )  # fmt: skip
+
+
+def draw_edit(wanted: Wanted, edit: Edit, times: Float[Array, "T"]) -> Pixels:
+    """The images that the edit makes down the times."""
+    made = wanted.run.task.drawn(
+        edit_draw(wanted, edit), wanted.run.components, jax.random.key(wanted.seed), wanted.num,
+        wanted.batch_size, times, jnp.arange(wanted.num), wanted.chosen.guidance,
+    )  # fmt: skip
+    return to_uint8(np.asarray(made.images))
 
 
 def rows_sheet(given: Sequence[Pixels], made: Pixels) -> Image.Image:

@@ -17,7 +17,7 @@ from diffjax.errors import UserError
 from diffjax.pipelines import StableDiffusion, load_pipeline
 from diffjax.pipelines.loading import DTYPES
 from diffjax.typing import Params
-from experiments.flags import edits, guiding, kinds
+from experiments.flags import edits, guiding, kinds, weak
 
 PIPELINE = kinds.define_path(
     "pipeline", None, "a folder of Stable Diffusion in diffusers' layout, in place of --run"
@@ -37,9 +37,9 @@ OWN = (HEIGHT, WIDTH, DTYPE)
 TASKS = ("img2img", "inpaint")
 # What only runs are drawn with.
 OF_RUNS = (
-    guiding.LABELS, guiding.INTERVAL, guiding.WEAK, guiding.APG_ETA, guiding.APG_THRESHOLD,
-    guiding.PERCENTILE, guiding.JUDGE, guiding.JUDGE_SCALE, guiding.CLIP, guiding.CLIP_TEXT,
-    guiding.CLIP_SCALE, edits.JUMP, edits.RESAMPLE, edits.FACTOR, edits.ZETA,
+    guiding.LABELS, guiding.INTERVAL, weak.WEAK, weak.WEAK_STEP, guiding.APG_ETA,
+    guiding.APG_THRESHOLD, guiding.PERCENTILE, guiding.JUDGE, guiding.JUDGE_SCALE, guiding.CLIP,
+    guiding.CLIP_TEXT, guiding.CLIP_SCALE, edits.JUMP, edits.RESAMPLE, edits.FACTOR, edits.ZETA,
 )  # fmt: skip
 
 

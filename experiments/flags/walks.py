@@ -21,7 +21,7 @@ from diffjax.samplers.base import first_noise
 from diffjax.tasks.denoisers import DENOISER
 from diffjax.tasks.tracing import noise_of
 from diffjax.typing import Cond, Images
-from experiments.flags.making import Making, Pixels, Wanted, edit_draw, taken_for
+from experiments.flags.making import Making, Pixels, Wanted, edit_draw
 
 BETWEEN = 8  # images of two neighbours, by default
 STRENGTHS, ROWS = (0.0, 0.5, 1.0, 1.5, 2.0), 4  # along a direction, and of fresh noise, by default
@@ -39,7 +39,7 @@ class Walk(Making):
     classes: Int[np.ndarray, "P"] | None
 
     def told(self, names: Sequence[str]) -> str:
-        return taken_for(self.classes, names)
+        return guiding.taken_for(self.classes, names)
 
     @property
     def num(self) -> int:

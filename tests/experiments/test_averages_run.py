@@ -4,12 +4,16 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from programs import RUN_FLAGS, check_refused, program
 
 import diffjax as dj
+from diffjax.data.images import scaled, to_uint8
 from diffjax.errors import UserError
+from diffjax.guidance.plan import Away, Guidance
+from diffjax.metrics.checkerboard import checkerboard_energy
 
 FLAGS = (*RUN_FLAGS, "--averages", "--checkpoint_every=2")
 
@@ -57,6 +61,29 @@ def test_lengths_are_judged(averaged, judge, tmp_path):
     assert (run / "averages.png").stat().st_size > 0
     check_refused("--lengths=x", "evaluate", f"--run={run}", *flags, "--lengths=x")
     check_refused("at most 0.28", "evaluate", f"--run={run}", *flags, "--lengths=0.4")
+
+
+def test_guided_away_from_itself_as_it_was(averaged, judge, tmp_path):
+    run = shutil.copytree(averaged, tmp_path / "run")
+    flags = (f"--run={run}", f"--judge={judge}", "--num=30", "--steps=2")
+    swept = (*flags, "--metrics=guidance", "--guidance=1,3", f"--weak={run}")
+    done = program("evaluate", *swept, "--weak_step=4")
+    assert done.returncode == 0, done.stderr
+    plain, guided = json.loads((run / "evaluation.json").read_text())["guidance"]["rows"]
+    whole = dj.load(run)
+    early = whole.averaged(0.05, step=4)
+    assert early.step == 4
+    for row, scale in ((plain, 1.0), (guided, 3.0)):
+        away = Away(jnp.full(30, scale), None, early["denoiser"].params)
+        images = whole.sample(
+            jax.random.key(0), num=30, steps=2, sampler="ddim", guidance=Guidance(away)
+        )
+        energy = checkerboard_energy(scaled(to_uint8(np.asarray(images)))).mean()
+        np.testing.assert_allclose(row["checkerboard"], energy, rtol=1e-3)
+    assert plain["checkerboard"] != guided["checkerboard"]
+    check_refused("no averages of step 3", "evaluate", *swept, "--weak_step=3")
+    check_refused("--weak_step does nothing", "evaluate", *flags, "--weak_step=4")
+    check_refused("--guidance=1", "evaluate", *flags, f"--weak={run}")
 
 
 def test_a_run_without(trained, judge):
