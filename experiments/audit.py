@@ -18,7 +18,7 @@ from absl import flags
 from diffjax import runs
 from diffjax.errors import UserError
 from diffjax.tasks.denoisers import DenoiserTask
-from experiments.audits import asked, detection, remembered, verdicts
+from experiments.audits import asked, detection, remembered, robustness, verdicts
 from experiments.evaluations.saved import rewrite, save
 from experiments.flags import cpu_devices, kinds, marking, watermarking
 from experiments.start import command
@@ -40,7 +40,7 @@ OF_TASKS = {
     "verify": (FILE, JSON, verdicts.TRUST),
     "make_ca": (verdicts.OUT,),
     "detect": (RUN, FILE, JSON, asked.STEPS, *detection.OWN),
-    "robustness": (RUN, asked.NUM, asked.SEED, asked.STEPS, *detection.OWN),
+    "robustness": (RUN, asked.NUM, asked.SEED, asked.STEPS, asked.DATA_DIR, *detection.OWN),
     "copies": (RUN, asked.STEPS, marking.MARK, *remembered.OWN),
     "members": (RUN, remembered.DRAWS, *remembered.OWN),
 }
@@ -73,7 +73,7 @@ def main() -> None:
         case "detect":
             sys.exit(detection.tell_found(_run(), watermarking.asked(), files, JSON.value))
         case "robustness":
-            tell = functools.partial(detection.tell_robustness, watermark=watermarking.asked())
+            tell = functools.partial(robustness.tell_robustness, watermark=watermarking.asked())
             _keep(task, _run(), tell)
         case "copies":
             _keep(task, _run(), remembered.tell_copies)

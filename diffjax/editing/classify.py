@@ -21,22 +21,23 @@ def likeliest(
     conditioned: Callable[[Int[Array, "B"]], Denoiser],
     x: Images,
     classes: int,
+    draws: int = DRAWS,
 ) -> Int[Array, "B"]:
     """The class whose denoiser tells the noise on x best (Li et al. 2023, algorithm 1).
 
     That is their diffusion classifier, with even times and one noise for all classes. conditioned:
-    the denoiser of given labels; it is called DRAWS times for each of the classes.
+    the denoiser of given labels; it is called `draws` times for each of the classes.
     """
     keys = sample_keys(jax.random.key(0), 0, len(x))
 
     def error(number: Int[Array, ""]) -> Float[Array, "B"]:
-        label, i = number // DRAWS, number % DRAWS
-        t = (i + 0.5) / DRAWS
+        label, i = number // draws, number % draws
+        t = (i + 0.5) / draws
         noisy = diffuse(schedule, fold_in(keys, i), x, jnp.zeros(()), t)
         alpha, sigma = (expand(c, x) for c in schedule.alpha_sigma(t))
         eps = (noisy - alpha * x) / sigma
         told = conditioned(jnp.full(len(x), label))(noisy, t).eps
         return jnp.mean((told - eps) ** 2, axis=(1, 2, 3))
 
-    errors = lax.map(error, jnp.arange(classes * DRAWS))
-    return jnp.argmin(errors.reshape(classes, DRAWS, len(x)).mean(axis=1), axis=0)
+    errors = lax.map(error, jnp.arange(classes * draws))
+    return jnp.argmin(errors.reshape(classes, draws, len(x)).mean(axis=1), axis=0)

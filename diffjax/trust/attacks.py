@@ -1,10 +1,10 @@
-"""What happens to published images, by which a mark may be lost."""
+"""What happens to published images, by which a mark may be lost, or got."""
 
 import io
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageFilter
 from PIL.Image import Resampling
 
@@ -73,3 +73,17 @@ def changed(images: Pixels, change: Change) -> Pixels:
         pixels = np.asarray(picture.convert("L" if grey else "RGB"))
         made.append(pixels[..., None] if grey else pixels)
     return np.stack(made)
+
+
+def common_pattern(marked: Pixels, others: Pixels) -> Float[np.ndarray, "H W C"]:
+    """What marked images share and others lack, in levels of brightness.
+
+    The difference of the means of both (Yang et al. 2024, "Can simple averaging defeat modern
+    watermarks?"): it needs no model.
+    """
+    return marked.mean(0, dtype=np.float64) - others.mean(0, dtype=np.float64)
+
+
+def shifted(images: Pixels, pattern: Float[np.ndarray, "H W C"]) -> Pixels:
+    """The pattern added to each image; what leaves the range of brightness is cut."""
+    return np.clip(np.rint(images + pattern), 0, 255).astype(np.uint8)

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from programs import program
+from programs import RUN_FLAGS, program
 
 RINGS = "tree_ring(secret='words')"
 MESSAGE = "gaussian_shading(secret='words', message=5, bits=4, nonces=16)"
@@ -38,17 +38,30 @@ def test_what_was_drawn_with_a_mark_is_found(trained, tmp_path, mark):
 
 
 @pytest.mark.slow
-def test_robustness_is_a_table(trained):
+def test_robustness_is_a_table(tmp_path):
+    run = tmp_path / "run"
+    done = program("ddpm", *RUN_FLAGS, "--num_classes=data", "--steps=2", f"--workdir={run}")
+    assert done.returncode == 0, done.stderr
     done = program(
-        "audit", "--task=robustness", f"--run={trained}", f"--watermark={MESSAGE}", "--num=4",
+        "audit", "--task=robustness", f"--run={run}", f"--watermark={MESSAGE}", "--num=4",
         "--steps=5",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    head, unchanged, *others = done.stdout.splitlines()
+    head, unchanged, *others, held_out, saved = done.stdout.splitlines()
     assert head.split() == ["change", "AUC", "found", "false", "bits"]
     assert unchanged.split() == ["none", "1.000", "1.000", "0.000", "1.000"]
-    assert len(others) == 9
-    assert others[-1] == f"in {trained}/audit.json"
+    assert len(others) == 12
+    again, taken, put, reused = (line.rsplit(maxsplit=4) for line in others[-4:])
+    assert again[0] == "drawn again from a noisy version"
+    assert taken[0] == "attack: mean of the marked taken off"
+    assert put[0] == "forgery: mean of the marked put on"
+    assert reused[0] == "forgery: another class from its noise"
+    assert float(reused[2]) > 0.5  # whoever has the model forges
+    assert held_out.startswith("40 held-out images: ")
+    assert saved == f"in {run}/audit.json"
+    told = json.loads((run / "audit.json").read_text())["robustness"]
+    assert len(told["rows"]) == 13
+    assert 0 <= told["held_out"]["uniform"] <= 1
 
 
 @pytest.mark.parametrize(

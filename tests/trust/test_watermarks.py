@@ -8,7 +8,7 @@ from scipy import ndimage, stats
 
 from diffjax.errors import UserError
 from diffjax.randomness import normal, sample_keys
-from diffjax.trust.attacks import CHANGES, changed
+from diffjax.trust.attacks import CHANGES, changed, common_pattern, shifted
 from diffjax.trust.watermarks import GaussianShading, TreeRing
 
 SHAPE = (28, 28, 1)
@@ -151,6 +151,29 @@ def test_changes_keep_the_shape_and_none_keeps_the_image(channels):
         assert made.shape == images.shape, name
         assert made.dtype == np.uint8
         assert (name == "none") == bool((made == images).all()), name
+
+
+@pytest.mark.parametrize(("name", "same"), [("rings", True), ("message", False)])
+def test_means_give_away_a_mark_that_is_the_same_in_every_image(name, same):
+    def pictures(noise):
+        return np.clip(np.rint(127 + 30 * noise), 0, 255).astype(np.uint8)
+
+    def p_value(images):
+        return np.median(KINDS[name].find(images.astype(np.float64) - 127).p_value)
+
+    own = pictures(marked(name, 200))
+    plain = pictures(np.asarray(normal(keys(200, 3), SHAPE)))
+    pattern = common_pattern(own, plain)
+    assert p_value(own) < 1e-6
+    assert (p_value(shifted(own, -pattern)) > 0.05) == same
+    assert (p_value(shifted(plain, pattern)) < 1e-6) == same
+
+
+def test_a_shifted_image_stays_in_the_range_of_brightness():
+    images = np.array([0, 100, 250], np.uint8).reshape(1, 1, 3, 1)
+    made = shifted(images, np.full((1, 3, 1), 10.4))
+    np.testing.assert_array_equal(made.ravel(), [10, 110, 255])
+    np.testing.assert_array_equal(shifted(images, np.full((1, 3, 1), -10.4)).ravel(), [0, 90, 240])
 
 
 def test_a_turned_image_is_turned():
