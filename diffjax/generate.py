@@ -95,6 +95,27 @@ def shared_out(walk: Draw, *, frugal: bool = False) -> Draw:
     return draw
 
 
+def shared_rows(function: Callable[[Params, Any, Any], Any]) -> Callable[[Params, Any, Any], Any]:
+    """Compiles (params, rows, whole) -> what is made of each row, over this process's devices.
+
+    The leaves of `rows`, one a sample, are cut as `shared_out` cuts them; `whole` goes to each.
+    """
+
+    @jax.jit
+    def compiled(params: Params, rows: Any, whole: Any) -> Any:
+        mesh = _mesh(len(jax.tree.leaves(rows)[0]))
+        cut = jax.shard_map(
+            function, mesh=mesh, in_specs=(WHOLE, SAMPLE, WHOLE), out_specs=SAMPLE, check_vma=False
+        )
+        return cut(params, rows, whole)
+
+    def run(params: Params, rows: Any, whole: Any) -> Any:
+        mesh = _mesh(len(jax.tree.leaves(rows)[0]))
+        return compiled(jax.device_put(params, NamedSharding(mesh, WHOLE)), rows, whole)
+
+    return run
+
+
 def cut_among(walk: Draw) -> Draw:
     """Compiles as `shared_out` does, for parameters that are cut among this process's devices.
 

@@ -71,7 +71,8 @@ def main() -> None:
                 f"--{flag.name} does nothing here, where families draw in their own ways"
             )
     cpu_devices.split_cpu(cpu_devices.cores())  # before JAX looks for devices
-    runs.load(drawn.JUDGE.value, Classification)  # or it would be refused after the first training
+    # Or the judge, or --num, would be refused after the first training.
+    drawn.set_up(runs.load(drawn.JUDGE.value, Classification))
     out = pathlib.Path(OUT.value).absolute()
     plan = planned(out)
     found: dict[str, list[Cell]] = {name: [] for name in NAMES.value}

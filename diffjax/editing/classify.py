@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from diffjax.editing.base import diffuse
 from diffjax.process import expand
-from diffjax.randomness import fold_in, sample_keys
+from diffjax.randomness import fold_in
 from diffjax.schedules.base import Schedule
 from diffjax.typing import Denoiser, Images
 
@@ -25,10 +25,11 @@ def likeliest(
 ) -> Int[Array, "B"]:
     """The class whose denoiser tells the noise on x best (Li et al. 2023, algorithm 1).
 
-    That is their diffusion classifier, with even times and one noise for all classes. conditioned:
+    That is their diffusion classifier, with even times and the same noises for all. conditioned:
     the denoiser of given labels; it is called `draws` times for each of the classes.
     """
-    keys = sample_keys(jax.random.key(0), 0, len(x))
+    # The same noises for each image, whose class then depends on no other.
+    keys = jnp.repeat(jax.random.key(0)[None], len(x))
 
     def error(number: Int[Array, ""]) -> Float[Array, "B"]:
         label, i = number // draws, number % draws

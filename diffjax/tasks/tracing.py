@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Callable, Mapping
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -14,6 +13,7 @@ from diffjax.conditions.base import rows_of
 from diffjax.conditions.classes import Classes
 from diffjax.editing.classify import DRAWS, likeliest
 from diffjax.editing.interpolation import invert
+from diffjax.generate import shared_rows
 from diffjax.guidance.thresholds import clip_x0
 from diffjax.process import Process
 from diffjax.tasks.base import Component
@@ -38,7 +38,7 @@ def classes_of(
     denoiser = components[DENOISER]
     told = _telling(task.process, denoiser.model, task.condition, draws)
     parts = [
-        np.asarray(told(denoiser.params, jnp.asarray(x0[rows])))
+        np.asarray(told(denoiser.params, jnp.asarray(x0[rows]), ()))
         for _, rows in padded(len(x0), min(len(x0), BATCH))
     ]
     return np.concatenate(parts)[: len(x0)]
@@ -58,7 +58,7 @@ def noise_of(
     denoiser = components[DENOISER]
     noise = _inverting(task.process, denoiser.model, task.space.limit)
     parts = [
-        np.asarray(noise(denoiser.params, jnp.asarray(x0[rows]), rows_of(cond, rows), times))
+        np.asarray(noise(denoiser.params, (jnp.asarray(x0[rows]), rows_of(cond, rows)), times))
         for _, rows in padded(len(x0), min(len(x0), BATCH))
     ]
     return np.concatenate(parts)[: len(x0)]
@@ -67,11 +67,10 @@ def noise_of(
 @functools.lru_cache(maxsize=16)
 def _telling(
     process: Process, model: nn.Module, condition: Classes, draws: int
-) -> Callable[[Params, Images], Int[Array, "B"]]:
-    """A compiled (params, x0) -> classes; a second call compiles nothing."""
+) -> Callable[[Params, Images, tuple[()]], Int[Array, "B"]]:
+    """A compiled (params, x0, ()) -> classes; a second call compiles nothing."""
 
-    @jax.jit
-    def told(params: Params, x: Images) -> Int[Array, "B"]:
+    def told(params: Params, x: Images, _: tuple[()]) -> Int[Array, "B"]:
         bound = process.bind(params)
 
         def conditioned(labels: Int[Array, "B"]) -> Denoiser:
@@ -80,21 +79,21 @@ def _telling(
 
         return likeliest(bound.schedule, conditioned, x, condition.num_classes, draws)
 
-    return told
+    return shared_rows(told)
 
 
 @functools.lru_cache(maxsize=16)
 def _inverting(
     process: Process, model: nn.Module, limit: float | None
-) -> Callable[[Params, Images, Cond, Float[Array, "T"]], Images]:
-    """A compiled (params, x0, cond, times) -> noise; a second call compiles nothing."""
+) -> Callable[[Params, tuple[Images, Cond], Float[Array, "T"]], Images]:
+    """A compiled (params, (x0, cond), times) -> noise; a second call compiles nothing."""
 
-    @jax.jit
-    def noise(params: Params, x: Images, cond: Cond, times: Float[Array, "T"]) -> Images:
+    def noise(params: Params, rows: tuple[Images, Cond], times: Float[Array, "T"]) -> Images:
+        x, cond = rows
         bound = process.bind(params)
         denoise = bound.denoiser(model.apply, params, cond)
         if limit is not None:
             denoise = clip_x0(denoise, bound.schedule, limit)
         return invert(bound.schedule, denoise, x, times)
 
-    return noise
+    return shared_rows(noise)

@@ -36,11 +36,12 @@ def main() -> None:
     torch_peer.libraries()  # before what takes minutes
     if drawn.JUDGE.value is None:
         raise UserError("recipes needs --judge, a run of experiments.classifier")
-    for flag in (drawn.GUIDANCE, drawn.CHOSEN):
+    for flag in (drawn.GUIDANCE, drawn.CHOSEN, *drawn.OF_IMAGES):
         if flag.present:
             raise UserError(f"--{flag.name} does nothing with recipes: leave it out")
     cpu_devices.split_cpu(cpu_devices.cores())  # before JAX looks for devices
-    runs.load(drawn.JUDGE.value, Classification)  # or it would be refused after the first training
+    # Or the judge, or --num, would be refused after the first training.
+    drawn.set_up(runs.load(drawn.JUDGE.value, Classification))
     if not drawn.SAMPLER.present:
         flags.FLAGS[drawn.SAMPLER.name].value = flagfile()["sampler"]
     out = pathlib.Path(OUT.value).absolute()

@@ -118,6 +118,8 @@ GUIDED = {  # of a run of three classes that may be guided
     ("--guidance=2", "--weak={classless}/no"): "is no run folder",
     ("--guidance=2", "--weak={large}"): "image_shape=(16, 16, 1)",
     ("--guidance=2", "--weak={x0}"): "has target=x0",
+    ("--guidance=2", "--weak={run}", "--weak_step=1"): "train with averages",
+    ("--weak_step=1",): "--weak_step does nothing without --weak",
     ("--judge={run}",): "is a diffusion run, where a classifier run is needed",
 }
 CLASSLESS = {
