@@ -18,7 +18,7 @@ from absl import flags
 from diffjax import runs
 from diffjax.errors import UserError
 from diffjax.tasks.denoisers import DenoiserTask
-from experiments.audits import asked, detection, remembered, robustness, verdicts
+from experiments.audits import asked, detection, remembered, robustness, statuses, verdicts
 from experiments.evaluations.saved import rewrite, save
 from experiments.flags import cpu_devices, kinds, marking, watermarking
 from experiments.start import command
@@ -76,9 +76,9 @@ def main() -> None:
             tell = functools.partial(robustness.tell_robustness, watermark=watermarking.asked())
             _keep(task, _run(), tell)
         case "copies":
-            _keep(task, _run(), remembered.tell_copies)
+            sys.exit(statuses.of_copies(_keep(task, _run(), remembered.tell_copies)))
         case "members":
-            _keep(task, _run(), remembered.tell_members)
+            sys.exit(statuses.of_members(_keep(task, _run(), remembered.tell_members)))
 
 
 def _run() -> runs.Run[DenoiserTask]:
@@ -87,11 +87,13 @@ def _run() -> runs.Run[DenoiserTask]:
 
 
 def _keep(
-    task: str, run: runs.Run[DenoiserTask], tell: Callable[[runs.Run[DenoiserTask]], Any]
-) -> None:
-    """Has a task done, and writes what it finds into the run's folder and onto its page."""
-    print(save(run.folder.path / "audit.json", {task: {"step": run.step, **tell(run)}}))
+    task: str, run: runs.Run[DenoiserTask], tell: Callable[[runs.Run[DenoiserTask]], dict[str, Any]]
+) -> dict[str, Any]:
+    """What a task finds, which is written into the run's folder and onto its page."""
+    found = tell(run)
+    print(save(run.folder.path / "audit.json", {task: {"step": run.step, **found}}))
     rewrite(run.folder)
+    return found
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from diffjax.tasks.denoisers import DENOISER, DenoiserTask
 from diffjax.tasks.tracing import classes_of, noise_of
 from diffjax.trust.watermarks.base import Found, Watermark
 from experiments.audits.asked import STEPS
+from experiments.audits.statuses import UNMARKED
 from experiments.flags import kinds, watermarking
 
 flags.adopt_module_key_flags(watermarking)
@@ -26,7 +27,6 @@ LEVEL = kinds.define_number(
 )  # fmt: skip
 OWN = (watermarking.WATERMARK, LEVEL)
 GUESSES = 4  # of each class
-UNMARKED = 3  # the exit status
 Pixels = UInt8[np.ndarray, "N H W C"]
 
 

@@ -9,10 +9,10 @@ from diffjax.errors import UserError
 from diffjax.runs import run_around
 from diffjax.trust.credentials import Verdict, verify
 from diffjax.trust.identity import make_ca
+from experiments.audits.statuses import VERDICTS
 from experiments.flags import kinds
 
 TRUST = kinds.define_path("trust", None, "certificates in PEM whose word counts")
-STATUS = {"trusted": 0, "valid": 3, "unsigned": 4, "tampered": 5}  # of the program, by verdict
 OUT = kinds.define_path("out", None, "the folder of keys to write, which must not exist")
 
 
@@ -24,7 +24,7 @@ def tell_verdicts(files: Sequence[str], as_json: bool) -> int:
     worst = 0
     for file in files:
         verdict = verify(file, TRUST.value)
-        worst = max(worst, STATUS[verdict.state])
+        worst = max(worst, VERDICTS[verdict.state])
         mark = read_mark(file) if verdict.state != "tampered" else None
         if as_json:
             told = {"file": file, "state": verdict.state, "problems": verdict.problems}

@@ -6,6 +6,8 @@ import pytest
 from PIL import Image
 from programs import program
 
+from experiments.audits import statuses
+
 
 @pytest.fixture(scope="module")
 def audited(trained):
@@ -37,6 +39,14 @@ def test_its_members_are_at_chance(trained, audited):
         assert low < auc < high
         assert 0.4 < auc < 0.6
         assert found[name]["caught"][0] < 0.06
+
+
+def test_what_is_found_is_the_status():
+    assert statuses.of_copies({"copies": 0, "num": 9}) == 0
+    assert statuses.of_copies({"copies": 1, "num": 9}) == 3
+    chance, told = {"auc": [0.52, 0.49, 0.55]}, {"auc": [0.56, 0.51, 0.6]}
+    assert statuses.of_members({"num": 9, "loss": chance, "SecMI": chance}) == 0
+    assert statuses.of_members({"num": 9, "loss": chance, "SecMI": told}) == 3
 
 
 def test_what_does_nothing_is_refused(trained):
