@@ -1,4 +1,4 @@
-"""Whether what is drawn has classes as often as the data do."""
+"""Whether what is drawn has classes and attributes as the data do."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -21,6 +21,17 @@ def frequency_tests(
         for n, m in zip(row.tolist(), real.tolist(), strict=True)
     ]
     return holm(np.asarray(alone)).reshape(drawn.shape)
+
+
+def attribute_tests(
+    drawn: Float[np.ndarray, "S A N"], real: Float[np.ndarray, "A M"]
+) -> Float[np.ndarray, "S A"]:
+    """A p-value for each attribute's values among drawn images, against those among real ones.
+
+    Kolmogorov and Smirnov's test of two samples, corrected as `frequency_tests`.
+    """
+    alone = [stats.ks_2samp(*pair).pvalue for row in drawn for pair in zip(row, real, strict=True)]
+    return holm(np.asarray(alone)).reshape(drawn.shape[:2])
 
 
 def holm(p_values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:

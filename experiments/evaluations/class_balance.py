@@ -1,6 +1,7 @@
-"""Whether classes are drawn as often, and as well, as the data have them."""
+"""Whether classes are drawn as often, and as well, as the data have them, and what is unlike."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from diffjax.metrics.kernel import kernel_distance
 from diffjax.metrics.precision_recall import NEIGHBOURS, precision_recall
 from diffjax.runs import Run
 from diffjax.tasks.denoisers import DenoiserTask
-from diffjax.trust.bias import frequency_tests
+from diffjax.trust.bias import attribute_tests, frequency_tests
 from experiments.evaluations import drawn
 from experiments.evaluations.saved import save
 
@@ -45,15 +46,39 @@ def tell_bias(run: Run[DenoiserTask], path: pathlib.Path) -> None:
             row += f"{'-':>{width}}" if of is None else f"{of[key]:>{width}.{digits}f}"
         print(row)
     unlike = int((p_values < LEVEL).sum())
+    attributes = tell_attributes(bench, looks, scales)
     found = {
         "scales": scales, "classes": list(names), "real": real.tolist(), "drawn": counts.tolist(),
-        "p_values": p_values.tolist(), "by_class": by_class, **bench.about(run),
+        "p_values": p_values.tolist(), "by_class": by_class, "attributes": attributes,
+        **bench.about(run),
     }  # fmt: skip
     saved = save(path, {"bias": found})
     print(
         f"{unlike} of {p_values.size} frequencies differ from those of real images (p below "
         f"{LEVEL}, corrected for their number by Holm); {bench.num} images a scale, {saved}"
     )
+
+
+def tell_attributes(
+    bench: drawn.Bench, looks: Sequence[drawn.Seen], scales: Sequence[float]
+) -> dict[str, Any]:
+    """Says how attributes of drawn images differ from those of the reference and the floor."""
+    names = list(bench.floor.attributes)
+    real = np.stack([
+        np.concatenate([side.attributes[name] for side in (bench.reference, bench.floor)])
+        for name in names
+    ])  # fmt: skip
+    own = np.stack([[seen.attributes[name] for name in names] for seen in looks])
+    p_values, means = attribute_tests(own, real), own.mean(-1)
+    for i, name in enumerate(names):
+        row = f"{name:<16}{real[i].mean():>8.3f}"
+        for mean, tests in zip(means, p_values, strict=True):
+            row += f"{mean[i]:>10.3f}{tests[i]:>8.2g}"
+        print(row)
+    return {
+        "names": names, "real": real.mean(1).tolist(), "drawn": means.tolist(),
+        "p_values": p_values.tolist(),
+    }  # fmt: skip
 
 
 def _counts(logits: np.ndarray) -> np.ndarray:

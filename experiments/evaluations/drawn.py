@@ -18,6 +18,7 @@ from diffjax.errors import UserError
 from diffjax.generate import times_of
 from diffjax.guidance.base import are_scales
 from diffjax.guidance.plan import Guidance
+from diffjax.metrics.attributes import attributes_of
 from diffjax.metrics.checkerboard import checkerboard_energy
 from diffjax.metrics.comparison import FIGURES, check, compare
 from diffjax.metrics.extractors import (
@@ -80,6 +81,7 @@ class Seen(NamedTuple):
     features: Features
     checkerboard: float  # the mean share of energy that repeats from one 2x2 block to the next
     labels: Int[np.ndarray, "N"] | None
+    attributes: dict[str, Float[np.ndarray, "N"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +149,8 @@ def set_up(run: Run[Any]) -> Bench:
     def look(x: Float[np.ndarray, "N H W C"], labels: Int[np.ndarray, "N"] | None) -> Seen:
         logits, rows = opinion(x)
         features = Features(rows, own) if features_of is None else features_of(x)
-        return Seen(logits, features, float(checkerboard_energy(x).mean()), labels)
+        energy = float(checkerboard_energy(x).mean())
+        return Seen(logits, features, energy, labels, attributes_of(x))
 
     reference, floor = (look(*real) for real in held_out.halves(records, num, SEED.value))
     check({"reference": reference.features, "floor": floor.features}, CHOSEN.value)

@@ -143,6 +143,22 @@ def test_sweep_and_assessment(run, sure):
     assert f"held-out loss {found['loss']['mean']:.5f}" in one
 
 
+def test_bias_of_classes_and_attributes(run, sure):
+    (told,) = evaluations((f"--run={run}", f"--judge={sure}", "--metrics=bias", "--guidance=1,40"))
+    found = json.loads((run / "evaluation.json").read_text())["bias"]
+    assert sum(found["real"]) == 40, "the reference and the floor"
+    assert [sum(counts) for counts in found["drawn"]] == [20, 20]
+    attributes = found["attributes"]
+    assert attributes["names"] == ["brightness", "contrast", "symmetry"]
+    assert np.shape(attributes["p_values"]) == (2, 3)
+    # The data are flat images of 0 to 49 and 180 to 229 of 255 levels, in halves.
+    brightness, contrast, _ = attributes["real"]
+    assert brightness == pytest.approx(2 * (90 + 24.5) / 255 - 1, abs=0.1)
+    assert contrast == pytest.approx(0, abs=1e-6)
+    assert attributes["p_values"][0][1] < 1e-6, "two steps of training draw noise"
+    assert "brightness" in told
+
+
 def test_refused(run, sure, trained, judge, tmp_path):
     """Fewer samples than dimensions, other data than the judge's, and so on: each says what."""
     swapped, other = tmp_path / "swapped", tmp_path / "other"
