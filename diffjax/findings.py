@@ -65,6 +65,11 @@ def _robustness(values: Values) -> Iterator[tuple[str, str]]:
     for row in values["rows"]:
         bits = "" if row["bits"] is None else f", bits right {row['bits']:.3f}"
         yield row["change"], f"found {row['found']:.2f}, AUC {row['auc']:.3f}{bits}"
+    if real := values.get("held_out"):
+        yield (
+            "held-out images",
+            f"found {real['false']:.4f} of {real['num']:,}; p uniform: {real['uniform']:.2g}",
+        )
 
 
 def _swept(values: Values) -> Iterator[tuple[str, str]]:

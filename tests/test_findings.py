@@ -22,7 +22,8 @@ AUDIT = {
     "members": {"step": 3000, "num": 500, "loss": {"auc": [0.52, 0.48, 0.56],
                                                    "caught": [0.01, 0.0, 0.02]}},
     "robustness": {"watermark": "TreeRing", "rows": [
-        {"change": "blur", "auc": 0.9, "found": 0.75, "false": 0.0, "bits": None}]},
+        {"change": "blur", "auc": 0.9, "found": 0.75, "false": 0.0, "bits": None}],
+        "held_out": {"num": 1000, "uniform": 0.25, "false": 0.002}},
 }  # fmt: skip
 
 
@@ -44,6 +45,7 @@ def test_what_the_files_say(tmp_path):
     assert found["memorised images"].png == (tmp_path / "nearest.png").read_bytes()
     assert found["membership"].facts["area under the curve by loss"] == "0.520 (0.480 to 0.560)"
     assert found["watermark"].facts["blur"] == "found 0.75, AUC 0.900"
+    assert found["watermark"].facts["held-out images"] == "found 0.0020 of 1,000; p uniform: 0.25"
     assert found["watermark"].png is None
 
 

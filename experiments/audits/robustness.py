@@ -45,8 +45,8 @@ class Row(NamedTuple):
 
 def tell_robustness(run: Run[DenoiserTask], watermark: Watermark) -> dict[str, Any]:
     """Draws with and without the mark, and says what is found after each change and attack."""
-    real = held_out_images(run, HELD_OUT * num(DRAWN))
     count = num(DRAWN)
+    real = held_out_images(run, HELD_OUT * count)
     drawn = run.sample(
         jax.random.key(SEED.value), num=count, sampler=DDIM(), steps=len(walk(run)) - 1
     )
@@ -73,18 +73,19 @@ def tell_robustness(run: Run[DenoiserTask], watermark: Watermark) -> dict[str, A
         "watermark": type(watermark).__name__, "num": count, "rows": [row._asdict() for row in rows]
     }  # fmt: skip
     if len(real):
-        p_values = find(run, watermark, real).p_value
-        found["held_out"] = {
-            "num": len(real),
-            "uniform": float(stats.kstest(p_values, "uniform").pvalue),
-            "false": float((p_values < LEVEL.value).mean()),
-        }
-        print(
-            f"{len(real)} held-out images: {found['held_out']['false']:.4f} below p = "
-            f"{LEVEL.value:g}; were p uniform, it would be spread as unevenly with a chance of "
-            f"{found['held_out']['uniform']:.2g}"
-        )
+        found["held_out"] = tell_held_out(find(run, watermark, real))
     return found
+
+
+def tell_held_out(found: Found) -> dict[str, float]:
+    """Says of unmarked images how many are taken for marked ones, and whether p is uniform."""
+    count, false = len(found.p_value), float((found.p_value < LEVEL.value).mean())
+    uniform = float(stats.kstest(found.p_value, "uniform").pvalue)
+    print(
+        f"{count} held-out images: {false:.4f} below p = {LEVEL.value:g}; were p uniform, it would "
+        f"be spread as unevenly with a chance of {uniform:.2g}"
+    )
+    return {"num": count, "uniform": uniform, "false": false}
 
 
 def compared(name: str, watermark: Watermark, own: Found, other: Found) -> Row:
