@@ -18,8 +18,9 @@ from diffjax.errors import UserError, listed
 from diffjax.samplers.consistency import Consistency
 from diffjax.samplers.ddim import DDIM
 from diffjax.tasks.denoisers import DENOISER, DenoiserTask, Pictures
-from diffjax.tasks.distillation import Distillation, Method
+from diffjax.tasks.distillation import CRITIC, Distillation, Method
 from diffjax.tasks.upscaling import Upscaling
+from diffjax.training.optimizers import two_time_scales
 from experiments.flags import caching, kinds, learning, specs
 from experiments.start import command
 
@@ -35,7 +36,7 @@ METHOD = flags.DEFINE_enum(
 STUDENT_STEPS = kinds.define_integer(
     "student_steps", None,
     "steps that the student draws in: by default 8, of a progressive student's student half as "
-    "many as its own, and of a consistency model 2, in its pictures",
+    "many as its own, of distribution matching 1, and of a consistency model 2, in its pictures",
     lower_bound=1,
 )  # fmt: skip
 WEIGHTING = specs.define_spec(
@@ -53,12 +54,16 @@ SOLVER = specs.define_spec(
     "solver", None, diffjax.samplers,
     "consistency_distillation: how the teacher crosses one, by default ddim",
 )  # fmt: skip
+CRITIC_RATE = kinds.define_number(
+    "critic_rate", None, "distribution_matching: the critic's own rate, by default 0.001, where "
+    "--learning_rate is the student's", 0,
+)  # fmt: skip
 # What is shown of it: free to change when the run is taken up again.
 SAMPLE_EVERY = kinds.define_integer("sample_every", 1000, "steps to a picture", lower_bound=1)
 NUM_SAMPLES = kinds.define_integer("num_samples", 64, "images in a picture", lower_bound=1)
 OWN = (
-    TEACHER, METHOD, STUDENT_STEPS, WEIGHTING, INTERVALS, TIMES, SOLVER, SAMPLE_EVERY, NUM_SAMPLES,
-    caching.CACHE_DIR,
+    TEACHER, METHOD, STUDENT_STEPS, WEIGHTING, INTERVALS, TIMES, SOLVER, CRITIC_RATE, SAMPLE_EVERY,
+    NUM_SAMPLES, caching.CACHE_DIR,
 )  # fmt: skip
 
 
@@ -74,7 +79,17 @@ def main() -> None:
         sampler = Consistency() if task.consistent else DDIM()
         shown = Pictures(sampler, None, task.student_steps, NUM_SAMPLES.value, learning.SEED.value)
         text = learning.flags_text("distill", OWN)
-        learning.train(task, records, text, shown, SAMPLE_EVERY.value)
+        rates = None
+        if task.criticised:
+            learning.refuse_for_two()
+            rates = two_time_scales(
+                {DENOISER: learning.LEARNING_RATE.value, CRITIC: task.critic_rate},
+                warmup_steps=learning.WARMUP_STEPS.value,
+            )
+        learning.train(
+            task, records, text, shown, SAMPLE_EVERY.value, optimizer=rates,
+            steady=task.criticised,
+        )  # fmt: skip
 
 
 def check_fit(teacher: DenoiserTask, records: Records) -> None:
@@ -121,6 +136,8 @@ def student_steps(teacher: DenoiserTask) -> int:
     its student's. Raises UserError where it does not.
     """
     asked = STUDENT_STEPS.value
+    if METHOD.value == "distribution_matching":
+        return asked or 1
     if METHOD.value != "progressive":
         return asked or 2
     if not isinstance(teacher, Distillation):
@@ -143,8 +160,9 @@ def describe(teacher: DenoiserTask, steps: int) -> Distillation:
     UserError for a flag of another method.
     """
     given: dict[str, Any] = {}
-    if INTERVALS.value is not None:
-        given["intervals"] = INTERVALS.value
+    for number in (INTERVALS, CRITIC_RATE):
+        if number.value is not None:
+            given[number.name] = number.value
     for flag, package in (
         (WEIGHTING, diffjax.weightings), (TIMES, diffjax.time_laws), (SOLVER, diffjax.samplers)
     ):  # fmt: skip

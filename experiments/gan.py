@@ -70,9 +70,9 @@ def main() -> None:
         task = describe(records)
         census = None if JUDGE.value is None else make_census(JUDGE.value, records)
         rates = two_time_scales(
-            learning.LEARNING_RATE.value, task.discriminator_rate,
+            {"generator": learning.LEARNING_RATE.value, "discriminator": task.discriminator_rate},
             warmup_steps=learning.WARMUP_STEPS.value,
-        )  # fmt: skip
+        )
 
         learning.train(
             task, records, learning.flags_text("gan", OWN),
@@ -83,11 +83,7 @@ def main() -> None:
 
 def describe(records: Records) -> GAN:
     """This run's task: the flags, and what follows from the data."""
-    learning.refuse_optimizers("where each network has an Adam and a steady rate")
-    if learning.GRAD_CLIP.value != learning.GRAD_CLIP.default:
-        raise UserError(
-            "--grad_clip would let one network's gradient shorten the other's step: leave it out"
-        )
+    learning.refuse_for_two()
     height, width, channels = records.image_shape
     if height != width:
         raise UserError(f"images of {height}x{width} are not square: give an --image_size")

@@ -4,6 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
 from jaxtyping import Array, Key
 
 import diffjax.samplers
@@ -12,6 +15,7 @@ import diffjax.weightings
 from diffjax.errors import UserError
 from diffjax.guidance import clip_x0
 from diffjax.objectives.consistency import IMPROVED, consistency_loss
+from diffjax.objectives.distribution import distribution_matching_loss
 from diffjax.objectives.noising import LossFn
 from diffjax.objectives.progressive import progressive_loss
 from diffjax.objectives.teacher import Teacher
@@ -28,14 +32,17 @@ from diffjax.weightings.truncated_snr import TruncatedSNR
 
 __all__ = ["Distillation"]
 
-Method = Literal["progressive", "consistency_distillation", "consistency_training"]
+Method = Literal[
+    "progressive", "consistency_distillation", "consistency_training", "distribution_matching"
+]
 # The options that a method has, of those that not all have.
 OPTIONS: dict[Method, tuple[str, ...]] = {
     "progressive": ("weighting",),
     "consistency_distillation": ("intervals", "times", "solver"),
     "consistency_training": ("intervals", "times"),
+    "distribution_matching": ("critic_rate",),
 }
-TEACHER = "teacher"
+TEACHER, CRITIC = "teacher", "critic"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,9 +51,11 @@ class Distillation(DenoiserTask):
 
     method: progressive distillation in student_steps steps, with `weighting`; consistency
     distillation, whose path is cut into `intervals` that `solver` crosses; or consistency training,
-    which follows no teacher. `times` says how often each interval comes. Schedule, target and
-    condition are the teacher's, and a learnt schedule is not learnt further. Raises UserError for
-    an option of another method.
+    which follows no teacher. `times` says how often each interval comes. Distribution matching
+    trains a second network, the critic, at the rate critic_rate, which starts from the teacher's
+    weights too, and draws in student_steps steps. Schedule, target and condition are the
+    teacher's, and a learnt schedule is not learnt further. Raises UserError for an option of
+    another method.
     """
 
     teacher: Source
@@ -56,6 +65,7 @@ class Distillation(DenoiserTask):
     intervals: int = 32
     times: TimeLaw = IMPROVED
     solver: Sampler = DDIM()  # noqa: RUF009
+    critic_rate: float = 1e-3
 
     specs: ClassVar[dict[str, Any]] = {
         **DenoiserTask.specs,
@@ -81,11 +91,21 @@ class Distillation(DenoiserTask):
     def consistent(self) -> bool:
         return self.method != "progressive"
 
+    @property
+    def criticised(self) -> bool:
+        """Whether a critic is trained beside the student."""
+        return self.method == "distribution_matching"
+
+    def networks(self) -> dict[str, nn.Module]:
+        own = super().networks()
+        return {**own, CRITIC: self.model} if self.criticised else own
+
     def init(self, key: Key[Array, ""], frozen: Mapping[str, Params]) -> dict[str, Params]:
         """The teacher's parameters, where they are given."""
-        if TEACHER in frozen:
-            return {DENOISER: frozen[TEACHER]}
-        return super().init(key, frozen)
+        own = {DENOISER: frozen[TEACHER]} if TEACHER in frozen else super().init(key, frozen)
+        if self.criticised:
+            own[CRITIC] = jax.tree.map(jnp.array, own[DENOISER])  # buffers of its own
+        return own
 
     def loss(self, frozen: Mapping[str, Component]) -> Loss:
         learnt = frozen[TEACHER].params  # a schedule's ends are tables of the compiled step
@@ -94,7 +114,10 @@ class Distillation(DenoiserTask):
 
         def function(params: Any, given: Any, keys: Any, batch: Any, gather: Any) -> Any:
             own = self._loss(process, self._teacher(given[TEACHER]))
-            return own(params[DENOISER], keys, self.encoded(frozen, given, keys, batch))
+            asked = params[DENOISER]
+            if self.criticised:
+                asked = {"student": params[DENOISER], "critic": params[CRITIC]}
+            return own(asked, keys, self.encoded(frozen, given, keys, batch))
 
         return Loss(function)
 
@@ -115,6 +138,10 @@ class Distillation(DenoiserTask):
             steps, weighting = self.student_steps, self.weighting
             return progressive_loss(
                 process, apply, teacher or _unseen, steps, weighting=weighting, condition=condition
+            )
+        if self.criticised:
+            return distribution_matching_loss(
+                process, apply, teacher or _unseen, self.student_steps, condition=condition
             )
         follows = self.method == "consistency_distillation"
         return consistency_loss(

@@ -1,5 +1,6 @@
 """Optimizers as runs use them: of one network, of two that play against each other, of CLIP."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -73,13 +74,12 @@ def _kept_below(name: str, highest: float) -> optax.GradientTransformation:
 
 
 def two_time_scales(
-    generator_rate: float,
-    discriminator_rate: float,
+    rates: Mapping[str, float],
     *,
     warmup_steps: int = 0,
     betas: tuple[float, float] = (0.5, 0.99),
 ) -> optax.GradientTransformation:
-    """Adam with a rate for each network (Heusel et al. 2017), which climb in a line and then stay.
+    """Adam with a rate for each network by name (Heusel et al. 2017), which climb and then stay.
 
     Nothing is clipped: a common norm would let one network's gradient shorten the other's step.
     """
@@ -88,5 +88,5 @@ def two_time_scales(
         climb = optax.linear_schedule(rate / (warmup_steps + 1), rate, warmup_steps)
         return optax.adam(climb, *betas)
 
-    rates = {"generator": adam(generator_rate), "discriminator": adam(discriminator_rate)}
-    return optax.partition(rates, {name: name for name in rates})
+    own = {name: adam(rate) for name, rate in rates.items()}
+    return optax.partition(own, {name: name for name in rates})

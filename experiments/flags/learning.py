@@ -148,6 +148,15 @@ def refuse_optimizers(why: str) -> None:
             raise UserError(f"--{flag.name}={flag.value} does nothing here, {why}: leave it out")
 
 
+def refuse_for_two() -> None:
+    """Raises UserError for flags that do nothing where two networks have rates of their own."""
+    refuse_optimizers("where each network has an Adam and a steady rate")
+    if GRAD_CLIP.value != GRAD_CLIP.default:
+        raise UserError(
+            "--grad_clip would let one network's gradient shorten the other's step: leave it out"
+        )
+
+
 def build_for(
     text: str, package: ModuleType, wanted: Mapping[str, Any], flag: str = "model"
 ) -> Any:

@@ -211,6 +211,10 @@ WRONG = {
     "a flag of another method": (
         "{trained}", "--intervals=3", "knows no intervals: leave it out (--intervals)"
     ),
+    "a rate of no critic": ("{trained}", "--critic_rate=0.1", "knows no critic_rate"),
+    "an optimizer of two networks": (
+        "{trained}", "--method=distribution_matching --optimizer=muon", "an Adam and a steady rate"
+    ),
     "a noisy solver": (
         "{trained}", "--method=consistency_distillation --solver=ddpm", "draws noise"
     ),
@@ -283,8 +287,9 @@ def test_two_devices_learn_as_one(trained, student, consistent, tmp_path, method
 
 
 @pytest.mark.slow
-def test_consistency_training_taken_up_equals_whole(trained, tmp_path):
-    flags = ("--method=consistency_training", "--accumulate=2")
+@pytest.mark.parametrize("method", ["consistency_training", "distribution_matching"])
+def test_taken_up_equals_whole(trained, tmp_path, method):
+    flags = (f"--method={method}", "--accumulate=2")
     distil(trained, tmp_path / "whole", *flags)
     shutil.copytree(tmp_path / "whole", tmp_path / "halves")
     shutil.rmtree(tmp_path / "halves" / "checkpoints" / "4")

@@ -128,7 +128,7 @@ def test_r1_of_a_convolutional_discriminator_by_central_differences():
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_the_one_train_step_moves_each_network_by_its_own_gradient_and_rate(accumulate):
     """Adam's first step is the rate against the gradient's sign; so is every piece's mean."""
-    tx = two_time_scales(0.01, 0.04)
+    tx = two_time_scales({"generator": 0.01, "discriminator": 0.04})
     step = jax.jit(make_train_step(of(), tx, 0.9, accumulate=accumulate))
     key = jax.random.key(5)
     state, metrics = step(init_state(PARAMS, tx), key, BATCH)

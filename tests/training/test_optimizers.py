@@ -8,7 +8,7 @@ from diffjax.training.optimizers import for_contrast, make_optimizer, two_time_s
 
 def test_two_rates_which_climb_and_stay():
     """With a constant gradient Adam moves by the rate itself, however large the gradient is."""
-    tx = two_time_scales(0.01, 0.04, warmup_steps=3)
+    tx = two_time_scales({"generator": 0.01, "discriminator": 0.04}, warmup_steps=3)
     params = {"generator": jnp.zeros(()), "discriminator": jnp.zeros(())}
     grads = {"generator": jnp.asarray(1e-2), "discriminator": jnp.asarray(-1e4)}
     state, moves = tx.init(params), []
