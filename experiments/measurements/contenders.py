@@ -27,6 +27,8 @@ MUON = ("--optimizer=muon", "--learning_rate=0.002", "--batch_size=16")
 DENOISER = (*MUON, "--num_classes=data", "--ema_decay=0.998")
 PLAIN = (*DENOISER, f"--model={UNET.format(more='')}", "--schedule=cosine", "--target=v")
 DIFFUSION = (*PLAIN, "--sampler=ddim(eta=1.0)")
+# Of a student and its critic both count: each has half of the parameters.
+HALF = f"--model={UNET.format(more='').replace('(32,64,64)', '(24,40,48)')}"
 FLOW = (*DENOISER, "--schedule=flow", "--target=velocity")
 AVERAGE = (*FLOW, f"--model={UNET.format(more=',spans=True')}")
 ADAM = ("--learning_rate=0.001", "--ema_decay=0.995")
@@ -121,4 +123,11 @@ FAMILIES = {
             "--batch_size=16", "--learning_rate=0.0005", "--ema_decay=0.99",
         ), 0.4, "teacher"),
     ), _in_steps("consistency", 1, 2)),
+    "distribution": Family("distribution matching", (
+        Stage("ddpm", (*DIFFUSION, HALF), 0.5),
+        Stage("distill", (
+            "--method=distribution_matching", "--student_steps=1", "--batch_size=16",
+            "--learning_rate=0.0002", "--ema_decay=0.99",
+        ), 0.5, "teacher"),
+    ), _in_steps("consistency", 1)),
 }  # fmt: skip
