@@ -61,8 +61,14 @@ def line(told: dict[str, Any], count: int) -> str:
 
 def find(run: Run[DenoiserTask], watermark: Watermark, images: Pixels) -> Found:
     """The mark in images, by the noise that leads to them."""
+    return watermark.find(unit_noise(run, images))
+
+
+def unit_noise(run: Run[DenoiserTask], images: Pixels) -> Float[np.ndarray, "N h w c"]:
+    """The noise behind images, on the scale of what a watermark marks."""
     _, sigma = run.task.process.bind(run[DENOISER].params).schedule.alpha_sigma(walk(run)[0])
-    return watermark.find(noise_behind(run, recognise(run, images)) / np.asarray(sigma))
+    noise: np.ndarray = noise_behind(run, recognise(run, images)) / np.asarray(sigma)
+    return noise
 
 
 class Recognised(NamedTuple):

@@ -1,11 +1,12 @@
 """What a watermark in drawn images withstands, and who can take it off or fake it."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from scipy import stats
 
 from diffjax.data.images import to_uint8
@@ -18,8 +19,17 @@ from diffjax.samplers.ddim import DDIM
 from diffjax.tasks.denoisers import DenoiserTask
 from diffjax.trust.attacks import CHANGES, changed, common_pattern, shifted
 from diffjax.trust.watermarks.base import Found, Watermark
+from diffjax.trust.watermarks.gaussian_shading import GaussianShading
 from experiments.audits.asked import DATA_DIR, SEED, num
-from experiments.audits.detection import LEVEL, Pixels, find, noise_behind, recognise, walk
+from experiments.audits.detection import (
+    LEVEL,
+    Pixels,
+    find,
+    noise_behind,
+    recognise,
+    unit_noise,
+    walk,
+)
 from experiments.flags import watermarking
 from experiments.flags.making import Chosen, Wanted, draw_edit
 
@@ -33,7 +43,7 @@ class Row(NamedTuple):
     """What is found after a change: of marked images and unmarked ones, as many of each.
 
     auc: how often a marked image looks more marked than an unmarked one. found: the share of marked
-    images below the level, and false those of the others. bits: the share that is right.
+    images below the level, and false those of the others. bits: as `bits_right`.
     """
 
     change: str
@@ -55,7 +65,8 @@ def tell_robustness(run: Run[DenoiserTask], watermark: Watermark) -> dict[str, A
     print(f"{'change':<40}{'AUC':>8}{'found':>8}{'false':>8}{'bits':>8}")
 
     def show(name: str, own: Pixels, other: Found) -> None:
-        row = compared(name, watermark, find(run, watermark, own), other)
+        noise = unit_noise(run, own)
+        row = compared(name, watermark.find(noise), other, bits_right(watermark, noise))
         rows.append(row)
         bits = "-" if row.bits is None else f"{row.bits:.3f}"
         print(f"{name:<40}{row.auc:>8.3f}{row.found:>8.3f}{row.false:>8.3f}{bits:>8}", flush=True)
@@ -88,15 +99,22 @@ def tell_held_out(found: Found) -> dict[str, float]:
     return {"num": count, "uniform": uniform, "false": false}
 
 
-def compared(name: str, watermark: Watermark, own: Found, other: Found) -> Row:
+def bits_right(watermark: Watermark, noise: Float[np.ndarray, "N h w c"]) -> float | None:
+    """The share of a message's bits that are read by whoever does not know it; None without one.
+
+    Whoever knows it finds the nonce that fits it best, by which most bits are right in any image.
+    """
+    if not isinstance(watermark, GaussianShading) or watermark.message is None:
+        return None
+    read = dataclasses.replace(watermark, message=None).find(noise).bits
+    assert read is not None
+    return float((read == (watermark.message >> np.arange(watermark.bits) & 1)).mean())
+
+
+def compared(name: str, own: Found, other: Found, bits: float | None) -> Row:
     """The row of what is found in marked images and in others."""
     lower = own.p_value[:, None] < other.p_value
     equal = own.p_value[:, None] == other.p_value
-    message = getattr(watermark, "message", None)
-    bits = None
-    if own.bits is not None and message is not None:
-        told = message >> np.arange(own.bits.shape[1]) & 1
-        bits = float((own.bits == told).mean())
     found, false = (float((each.p_value < LEVEL.value).mean()) for each in (own, other))
     return Row(name, float((lower + equal / 2).mean()), found, false, bits)
 

@@ -21,6 +21,7 @@ from diffjax.samplers.base import first_noise
 from diffjax.tasks.denoisers import DENOISER
 from diffjax.tasks.tracing import noise_of
 from diffjax.typing import Cond, Images
+from experiments.flags import guiding
 from experiments.flags.making import Making, Pixels, Wanted, edit_draw
 
 BETWEEN = 8  # images of two neighbours, by default

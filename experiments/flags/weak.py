@@ -2,8 +2,6 @@
 
 import dataclasses
 
-from absl import flags
-
 from diffjax import runs, spec
 from diffjax.errors import UserError
 from diffjax.runs import Run
@@ -13,7 +11,7 @@ from experiments.flags import kinds
 WEAK = kinds.define_path(
     "weak", None, "the folder of a worse run, whose prediction to go away from (autoguidance)"
 )
-WEAK_STEP = flags.DEFINE_integer(
+WEAK_STEP = kinds.define_integer(
     "weak_step", None, "of --weak, a run that was trained with --averages: as it was at this step; "
     "it may be the run itself", lower_bound=1,
 )  # fmt: skip
