@@ -33,6 +33,10 @@ def _judged(values: Values) -> Iterator[tuple[str, str]]:
     samples, real = values["samples"], values["real"]
     yield "images", f"{values['num']:,} of step {values['step']:,}"
     yield "sampler", f"{values['sampler']}, {values['steps']} steps"
+    if values.get("watermarked"):
+        yield "noise", "with a watermark"
+    if values.get("weak"):
+        yield "guided away from", f"{values['weak']}, at a scale of {values['guidance_scale']:g}"
     for name in ("frechet", "kernel", "precision", "recall", "coverage"):
         if name in samples:
             low, high = samples["intervals"][name]

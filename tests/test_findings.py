@@ -37,6 +37,12 @@ def test_what_the_files_say(tmp_path):
     save_grid(tmp_path / "nearest.png", np.zeros((2, 4, 4, 1), np.uint8))
     found = {finding.title: finding for finding in read_findings(tmp_path)}
     assert found["what a judge sees"].facts["frechet"] == "16.6 (11 to 22), real 6.15"
+    assert not {"noise", "guided away from"} & set(found["what a judge sees"].facts)
+    marked = {**JUDGED, "watermarked": True, "weak": "runs/a", "guidance_scale": 1.5}
+    write(tmp_path, "evaluation.json", marked)
+    (judged,) = (f for f in read_findings(tmp_path) if f.title == "what a judge sees")
+    assert judged.facts["noise"] == "with a watermark"
+    assert judged.facts["guided away from"] == "runs/a, at a scale of 1.5"
     assert found["classes drawn and classes of the data"].facts.popitem()[1] == "1 of 4"
     lengths = found["length of the weights' average"].facts
     assert lengths["nearest to real images at length"] == "0.1"

@@ -18,7 +18,7 @@ from diffjax.process import Process
 from diffjax.randomness import normal
 from diffjax.typing import Apply, Keys, Params
 
-# Times at which both networks are asked (Yin et al. 2024a, appendix): at the ends nothing is told.
+# Times at which both networks are asked (Yin et al. 2024a): at the ends nothing is told.
 LOW, HIGH = 0.02, 0.98
 
 

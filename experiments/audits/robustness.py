@@ -20,7 +20,7 @@ from diffjax.tasks.denoisers import DenoiserTask
 from diffjax.trust.attacks import CHANGES, changed, common_pattern, shifted
 from diffjax.trust.watermarks.base import Found, Watermark
 from diffjax.trust.watermarks.gaussian_shading import GaussianShading
-from experiments.audits.asked import DATA_DIR, SEED, num
+from experiments.audits.asked import DATA_DIR, SEED, STEPS, num
 from experiments.audits.detection import (
     LEVEL,
     Pixels,
@@ -57,9 +57,7 @@ def tell_robustness(run: Run[DenoiserTask], watermark: Watermark) -> dict[str, A
     """Draws with and without the mark, and says what is found after each change and attack."""
     count = num(DRAWN)
     real = held_out_images(run, HELD_OUT * count)
-    drawn = run.sample(
-        jax.random.key(SEED.value), num=count, sampler=DDIM(), steps=len(walk(run)) - 1
-    )
+    drawn = run.sample(jax.random.key(SEED.value), num=count, sampler=DDIM(), steps=STEPS.value)
     plain, marked = to_uint8(np.asarray(drawn)), draw_marked(run, watermark, count)
     rows = []
     print(f"{'change':<40}{'AUC':>8}{'found':>8}{'false':>8}{'bits':>8}")

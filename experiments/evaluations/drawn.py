@@ -217,12 +217,11 @@ class Drawing:
     def __call__(self, num: int, scale: float) -> UInt8[np.ndarray, "N H W C"]:
         task = self._run.task
         cond = task.condition.asked(None, num)
-        # Also at scale 1: so that a sweep compiles once.
         guidance = Guidance()
-        if self._guided and self._weak is None:
-            guidance = task.away(scale, cond, num)
-        elif self._weak is not None:
-            guidance = task.away(scale, cond, num, cond, self._weak[DENOISER].params)
+        if self._guided:
+            # Also at scale 1: so that a sweep compiles once.
+            of_weak = () if self._weak is None else (cond, self._weak[DENOISER].params)
+            guidance = task.away(scale, cond, num, *of_weak)
         if self._watermark is not None:
             times = times_of(task.process, self._run[DENOISER].params, self._spacing, STEPS.value)
             chosen = Chosen(cond, guidance, None)
