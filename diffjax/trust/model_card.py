@@ -112,7 +112,7 @@ def _figures(found: Mapping[str, Any]) -> str:
             )
     return "\n".join(rows) + (
         f"\n\n{found['num']:,} samples of step {found['step']:,} by `{found['sampler']}` in "
-        f"{found['steps']} steps; features of {found['extractor']['name']} "
+        f"{found['steps']} steps{_drawn_how(found)}; features of {found['extractor']['name']} "
         f"{found['extractor']['checksum'][:8]}. The column of real images is the floor."
     )
 
@@ -130,6 +130,12 @@ def _audits(found: Mapping[str, Any]) -> str:
                 f"{caught[0]:.1%} of members at 1% of others"
             )
     return "\n".join(lines) or "None was run."
+
+
+def _drawn_how(found: Mapping[str, Any]) -> str:
+    """What else decided what was judged."""
+    marked = ", from marked noise" if found.get("watermarked") else ""
+    return f"{marked}, guided away from a weaker run" if found.get("weak") else marked
 
 
 def _duration(path: pathlib.Path) -> tuple[float, int]:
