@@ -43,6 +43,7 @@ MINUTES = kinds.define_number("minutes", 9.0, "of training, start and compilatio
 SEEDS = kinds.define_integer("seeds", 3, "trainings of each family", lower_bound=1)
 JOBS = kinds.define_integer("jobs", 1, "trainings at a time, which share the cores", lower_bound=1)
 OUT = kinds.define_path("out", "comparison", "the folder to write")
+PLAN = "plan.json"
 TRIED, LEAST = 60, 20  # steps of a trial, and the fewest that a training may have
 presets.define_preset(
     smoke={"families": ["gan", "ddpm"], "minutes": 0.7, "seeds": 1, "num": 100, "jobs": 1}
@@ -71,10 +72,11 @@ def main() -> None:
                 f"--{flag.name} does nothing here, where families draw in their own ways"
             )
     cpu_devices.split_cpu(cpu_devices.cores())  # before JAX looks for devices
+    out = pathlib.Path(OUT.value).absolute()
+    begun = planned_before(out)
     # Or the judge, or --num, would be refused after the first training.
     drawn.set_up(runs.load(drawn.JUDGE.value, Classification))
-    out = pathlib.Path(OUT.value).absolute()
-    plan = planned(out)
+    plan = planned(out, begun)
     found: dict[str, list[Cell]] = {name: [] for name in NAMES.value}
     for seed in range(SEEDS.value):
         folders = trained(out, seed, plan)
@@ -86,9 +88,9 @@ def main() -> None:
     print(f"in {out}")
 
 
-def planned(out: pathlib.Path) -> Budget:
-    """The plan in the folder, or a new one. Raises UserError for a folder of other flags."""
-    path = out / "plan.json"
+def planned_before(out: pathlib.Path) -> Budget:
+    """The plan in the folder, or an empty one. Raises UserError for a folder of other flags."""
+    path = out / PLAN
     settings = {
         "dataset": DATASET.value, "minutes": MINUTES.value, "num": held_out.NUM.value,
         "judge": drawn.JUDGE.value, "jobs": JOBS.value, "seed": held_out.SEED.value,
@@ -104,12 +106,19 @@ def planned(out: pathlib.Path) -> Budget:
                 f"--{other}={settings[other]}: use that, or another --out"
             )
         steps = saved["steps"]
+    return Budget(settings, steps)
+
+
+def planned(out: pathlib.Path, begun: Budget) -> Budget:
+    """The plan, with the steps of all families, in the folder too."""
+    steps = dict(begun.steps)
     out.mkdir(parents=True, exist_ok=True)
     for name in tqdm.tqdm(NAMES.value, "trials", file=sys.stderr, disable=None):
         if name not in steps:
             steps[name] = affordable(name, FAMILIES[name])
-            write_text(path, json.dumps({"settings": settings, "steps": steps}, indent=2) + "\n")
-    return Budget(settings, steps)
+            plan = Budget(begun.settings, steps)
+            write_text(out / PLAN, json.dumps(dataclasses.asdict(plan), indent=2) + "\n")
+    return Budget(begun.settings, steps)
 
 
 def affordable(name: str, family: Family) -> list[int]:
