@@ -19,8 +19,8 @@ def padded(count: int, size: int) -> Iterator[tuple[int, Int[np.ndarray, "B"]]]:
 
 
 def in_batches(
-    function: Callable[[Shaped[np.ndarray, "B *n"]], Any],
-    rows: Shaped[np.ndarray, "N *n"],
+    function: Callable[[Shaped[np.ndarray, " B *n"]], Any],
+    rows: Shaped[np.ndarray, " N *n"],
     batch_size: int,
 ) -> Any:
     """What `function` returns for `rows`, its arrays joined along their first axis; N >= 1."""

@@ -92,7 +92,7 @@ def classifier_distance(apply: Apply) -> Distance:
 
 
 def _squares(
-    features: Sequence[Float[Array, "B _ _ _"]], weights: Sequence[Float[Array, "_"]]
+    features: Sequence[Float[Array, "B _ _ _"]], weights: Sequence[Float[Array, " _"]]
 ) -> Float[Array, "pairs L"]:
     """The weighted |u - v|² of each layer, the mean over pixels; u is half of the batch, v half."""
     found = []

@@ -34,7 +34,7 @@ def nearest(
     return Nearest(np.concatenate(squared), np.concatenate(which))
 
 
-def radii(near: Nearest, neighbours: int, kept: Bool[np.ndarray, "N"]) -> Float[np.ndarray, "n"]:
+def radii(near: Nearest, neighbours: int, kept: Bool[np.ndarray, "N"]) -> Float[np.ndarray, " n"]:
     """Squared distances of the kept points to their `neighbours`-th nearest among the kept."""
     near = Nearest(near.squared[kept], near.which[kept])
     seen = np.cumsum(kept[near.which], axis=1)  # the point itself is the first that is seen

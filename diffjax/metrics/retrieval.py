@@ -124,7 +124,7 @@ def class_embeddings(
     return np.asarray(normalised(means))
 
 
-def _blocks(own: Int[np.ndarray, "N"]) -> Iterator[Int[np.ndarray, "_"]]:
+def _blocks(own: Int[np.ndarray, "N"]) -> Iterator[Int[np.ndarray, " _"]]:
     return (own[start : start + ROWS] for start in range(0, len(own), ROWS))
 
 

@@ -186,7 +186,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, h: Patches, t: Float[Array, "b"], labels: Labels | None
+        self, h: Patches, t: Float[Array, " b"], labels: Labels | None
     ) -> tuple[Patches, Embedding]:
         modulation = Modulation(h.shape[-1], self.classes, self.dtype, name="norm1")
         (shift, scale, gate, ff_shift, ff_scale, ff_gate), emb = modulation(t, labels)
@@ -211,7 +211,7 @@ class Modulation(nn.Module):
 
     @nn.compact
     def __call__(
-        self, t: Float[Array, "b"], labels: Labels | None
+        self, t: Float[Array, " b"], labels: Labels | None
     ) -> tuple[list[Embedding], Embedding]:
         emb = TimeClass(self.width, self.classes, self.dtype, name="emb")(t, labels)
         linear = Dense(6 * self.width, dtype=self.dtype, kernel_init=zeros, name="linear")
@@ -226,7 +226,7 @@ class TimeClass(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(self, t: Float[Array, "b"], labels: Labels | None) -> Embedding:
+    def __call__(self, t: Float[Array, " b"], labels: Labels | None) -> Embedding:
         features = sinusoids(t, TIME_FEATURES, shift=1)
         emb = TimeMLP(self.width, self.dtype, name="timestep_embedder")(features)
         if self.classes is None or labels is None:

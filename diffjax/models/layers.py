@@ -349,7 +349,7 @@ class TimeMLP(nn.Module):
 
 
 def sinusoids(
-    t: Float[Array, "b"], width: int, *, shift: int = 0, cos_first: bool = True
+    t: Float[Array, " b"], width: int, *, shift: int = 0, cos_first: bool = True
 ) -> Float[Array, "b {width}"]:
     """Sines and cosines of t at periods from 2π to 10000·2π (Vaswani et al. 2017, sec. 3.5).
 
@@ -364,7 +364,7 @@ def sinusoids(
     return jnp.pad(features, ((0, 0), (0, width % 2)))
 
 
-def look_up(table: nn.Embed, rows: Num[Array, "b"]) -> Float[Array, "b E"]:
+def look_up(table: nn.Embed, rows: Num[Array, " b"]) -> Float[Array, "b E"]:
     """The rows of a table. One that is not there is NaN, also below 0, which would wrap round."""
     return table(jnp.where(rows < 0, table.num_embeddings, rows))
 
@@ -375,7 +375,7 @@ class FourierFeatures(nn.Module):
     width: int
 
     @nn.compact
-    def __call__(self, t: Float[Array, "b"]) -> Float[Array, "b F"]:
+    def __call__(self, t: Float[Array, " b"]) -> Float[Array, "b F"]:
         # Stored beside the weights, since they are random, and held by stopping their gradient.
         frequencies = self.param("weight", nn.initializers.normal(16.0), (self.width,), jnp.float32)
         angles = 2 * jnp.pi * jnp.log(t)[:, None] * lax.stop_gradient(frequencies)

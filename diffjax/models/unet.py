@@ -172,7 +172,7 @@ class UNet(Backbone):
         groups = groups_of(self, self.block_out_channels[0])
         return GroupNorm(groups, self.norm_eps, self.compute_dtype, name="conv_norm_out")(x)
 
-    def _embed(self, t: Float[Array, "b"], labels: Labels | None) -> Embedding:
+    def _embed(self, t: Float[Array, " b"], labels: Labels | None) -> Embedding:
         """The embedding of the time, plus that of the class or of the vector."""
         width = embedding_width(self)
         features = self._time_features()
@@ -201,7 +201,7 @@ class UNet(Backbone):
         features = sinusoids(jnp.atleast_1d(span), self.block_out_channels[0])
         return TimeMLP(embedding_width(self), self.compute_dtype, name="span_embedding")(features)
 
-    def _time_features(self) -> Callable[[Float[Array, "b"]], Float[Array, "b F"]]:
+    def _time_features(self) -> Callable[[Float[Array, " b"]], Float[Array, "b F"]]:
         width = self.block_out_channels[0]
         match self.time_embedding_type:
             case "fourier":

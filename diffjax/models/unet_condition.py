@@ -143,7 +143,7 @@ class ConditionalUNet(Backbone):
 
         return attention
 
-    def _embed(self, t: Float[Array, "b"], cond: Mapping[str, Array]) -> Embedding:
+    def _embed(self, t: Float[Array, " b"], cond: Mapping[str, Array]) -> Embedding:
         """The embedding of the time, plus those of a class and of text and sizes."""
         mlp = partial(TimeMLP, embedding_width(self), self.compute_dtype)
         activation = ACTIVATIONS[self.act_fn.lower()]

@@ -31,7 +31,7 @@ class AlignYourSteps(Spacing):
                 f"align_your_steps(sigmas={self.sigmas}): give two or more that fall, above 0"
             )
 
-    def starts(self, schedule: Schedule, steps: int) -> Float64[np.ndarray, "{steps}"]:
+    def starts(self, schedule: Schedule, steps: int) -> Float64[np.ndarray, " {steps}"]:
         # Of levels that are cut to one, one is kept: no two steps begin at the same time.
         table = np.log(np.unique(np.clip(self.sigmas, *schedule.noise_range()))[::-1])
         at = np.linspace(0, len(table) - 1, steps)

@@ -19,7 +19,7 @@ class Spacing(abc.ABC):
     """The times of a number of steps."""
 
     @abc.abstractmethod
-    def starts(self, schedule: Schedule, steps: int) -> Float64[np.ndarray, "{steps}"]:
+    def starts(self, schedule: Schedule, steps: int) -> Float64[np.ndarray, " {steps}"]:
         """The time, in (0, 1] and falling, at which each step begins."""
 
     def end(self, starts: Float64[np.ndarray, "T"]) -> float:

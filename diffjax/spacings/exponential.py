@@ -25,7 +25,7 @@ class Exponential(Spacing):
         if not self.sigma_max > 0:
             raise UserError(f"exponential(sigma_max={self.sigma_max}): choose it above 0")
 
-    def starts(self, schedule: Schedule, steps: int) -> Float64[np.ndarray, "{steps}"]:
+    def starts(self, schedule: Schedule, steps: int) -> Float64[np.ndarray, " {steps}"]:
         low, high = schedule.noise_range()
         high = min(high, self.sigma_max)
         return at_noise(schedule, np.geomspace(high, low, steps))

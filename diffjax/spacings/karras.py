@@ -29,7 +29,7 @@ class Karras(Spacing):
                 f"karras(sigma_max={self.sigma_max}, rho={self.rho}): choose both above 0"
             )
 
-    def starts(self, schedule: Schedule, steps: int) -> Float64[np.ndarray, "{steps}"]:
+    def starts(self, schedule: Schedule, steps: int) -> Float64[np.ndarray, " {steps}"]:
         low, high = schedule.noise_range()
         high = min(high, self.sigma_max)
         roots = np.linspace(high ** (1 / self.rho), low ** (1 / self.rho), steps)

@@ -20,7 +20,7 @@ class Leading(Spacing):
     UserError for more than T steps.
     """
 
-    def starts(self, schedule: Schedule, steps: int) -> Float64[np.ndarray, "{steps}"]:
+    def starts(self, schedule: Schedule, steps: int) -> Float64[np.ndarray, " {steps}"]:
         if steps > schedule.steps:
             raise UserError(
                 f"steps={steps}: spacing leading takes some of the {schedule.steps} training "

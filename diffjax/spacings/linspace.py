@@ -15,7 +15,7 @@ __all__ = ["Linspace"]
 class Linspace(Spacing):
     """DDPM's indices 0 to T - 1, both ends included (Nichol & Dhariwal 2021, section 4)."""
 
-    def starts(self, schedule: Schedule, steps: int) -> Float64[np.ndarray, "{steps}"]:
+    def starts(self, schedule: Schedule, steps: int) -> Float64[np.ndarray, " {steps}"]:
         if steps == 1:
             return np.ones(1)
         return (np.linspace(schedule.steps - 1, 0, steps) + 1) / schedule.steps

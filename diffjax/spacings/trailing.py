@@ -15,5 +15,5 @@ __all__ = ["Trailing"]
 class Trailing(Spacing):
     """Evenly spaced from 1 (Lin et al. 2024, section 3.3): the one that begins at pure noise."""
 
-    def starts(self, schedule: Schedule, steps: int) -> Float64[np.ndarray, "{steps}"]:
+    def starts(self, schedule: Schedule, steps: int) -> Float64[np.ndarray, " {steps}"]:
         return np.arange(steps, 0, -1) / steps

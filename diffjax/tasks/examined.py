@@ -77,7 +77,7 @@ def read_held_out(records: Records) -> dict[str, np.ndarray]:
     }
 
 
-def of_tenths(count: int) -> Int[np.ndarray, "n"]:
+def of_tenths(count: int) -> Int[np.ndarray, " n"]:
     """Which of so many images are shown, from the middle of each tenth."""
     number = min(SHOWN, count)
     return (2 * np.arange(number) + 1) * count // (2 * number)

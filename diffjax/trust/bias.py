@@ -34,7 +34,7 @@ def attribute_tests(
     return holm(np.asarray(alone)).reshape(drawn.shape[:2])
 
 
-def holm(p_values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+def holm(p_values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """P-values corrected for their number, which holds whatever they depend on (Holm 1979)."""
     order = p_values.argsort()
     scaled = p_values[order] * np.arange(len(p_values), 0, -1)

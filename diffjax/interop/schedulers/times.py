@@ -37,7 +37,7 @@ class TrainingSteps(Spacing):
     def end(self, starts: Float64[np.ndarray, "T"]) -> float:
         return self.last
 
-    def starts(self, schedule: Schedule, steps: int) -> Float64[np.ndarray, "{steps}"]:
+    def starts(self, schedule: Schedule, steps: int) -> Float64[np.ndarray, " {steps}"]:
         index = self._index(schedule.steps, steps)
         if index[0] > schedule.steps - 1:
             raise UserError(
@@ -46,7 +46,7 @@ class TrainingSteps(Spacing):
             )
         return (index + 1) / schedule.steps
 
-    def _index(self, most: int, steps: int) -> Float64[np.ndarray, "{steps}"]:
+    def _index(self, most: int, steps: int) -> Float64[np.ndarray, " {steps}"]:
         """DDPM's indices, falling, in the order of diffusers' roundings."""
         points = steps + self.left_out
         if self.kind == "trailing":
@@ -88,7 +88,7 @@ class NoiseLevels(Spacing):
         # A step of no length at all would be left out, and not be counted as the last.
         return starts[-1] * (1 - NEAR) if self.last is None else self.last
 
-    def starts(self, schedule: Schedule, steps: int) -> Float64[np.ndarray, "{steps}"]:
+    def starts(self, schedule: Schedule, steps: int) -> Float64[np.ndarray, " {steps}"]:
         assert isinstance(schedule, Discrete)
         levels = -schedule.log_snr_table / 2
         high, low = self._ends(schedule, levels, steps)
@@ -130,7 +130,7 @@ class FlowLevels(Spacing):
     def __post_init__(self) -> None:
         Flow(shift=self.shift)  # which raises UserError for a shift that is not above 0
 
-    def starts(self, schedule: Schedule, steps: int) -> Float64[np.ndarray, "{steps}"]:
+    def starts(self, schedule: Schedule, steps: int) -> Float64[np.ndarray, " {steps}"]:
         return self._shifted(np.linspace(1.0, self._shifted(1 / schedule.steps), steps))
 
     def _shifted(self, sigma: Any) -> Any:

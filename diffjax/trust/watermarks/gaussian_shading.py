@@ -120,7 +120,7 @@ class GaussianShading(Watermark):
         start = jnp.full(count, -jnp.inf), jnp.zeros((count, self.bits), bool)
         return jax.lax.scan(of_chunk, start, jnp.arange(0, self.nonces, AT_ONCE))[0]
 
-    def _told(self, message: int) -> Int[np.ndarray, "k"]:
+    def _told(self, message: int) -> Int[np.ndarray, " k"]:
         """The message's bits as signs, the lowest first."""
         return np.asarray([(message >> i & 1) * 2 - 1 for i in range(self.bits)])
 
