@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import jax
@@ -31,6 +32,7 @@ from experiments.evaluations import drawn, held_out
 from experiments.flags import cpu_devices, kinds, presets, specs
 from experiments.measurements import children
 from experiments.measurements.compared import Cell, save, table
+from experiments.measurements.compared_bits import bits_of
 from experiments.measurements.contenders import FAMILIES, Drawn, Family, Stage
 from experiments.start import command
 
@@ -134,8 +136,7 @@ def affordable(name: str, family: Family) -> list[int]:
             # Twice: what the first compiles is at hand for the second, as for each seed.
             program(stage, run / "first", before, TRIED, 0)
             ended = program(stage, run / "second", before, TRIED, 0)
-            lines = (run / "second" / "speed.jsonl").read_text().splitlines()
-            rate = statistics.fmean(json.loads(line)["steps_per_s"] for line in lines[1:])
+            rate = rate_of(run / "second", "steps_per_s")
             start = max(ended.seconds - TRIED / rate, 0.0)
             steps.append(int(rate * (60 * MINUTES.value * stage.share - start)))
             before = run / "second"
@@ -144,6 +145,12 @@ def affordable(name: str, family: Family) -> list[int]:
             f"--minutes={MINUTES.value:g} are {max(min(steps), 0)} steps for {name} here: give more"
         )
     return steps
+
+
+def rate_of(run: pathlib.Path, name: str) -> float:
+    """The mean of what a run trained in a second, without the first report, which compiles."""
+    lines = (run / "speed.jsonl").read_text().splitlines()
+    return statistics.fmean(json.loads(line)[name] for line in lines[1:])
 
 
 def program(
@@ -192,7 +199,10 @@ def train(out: pathlib.Path, name: str, seed: int, steps: list[int]) -> pathlib.
         ended = program(stage, folder / f"stage_{i}", before, count, seed)
         seconds, peak = seconds + ended.seconds, max(peak, ended.peak_bytes)
         before = folder / f"stage_{i}"
-    values = {"seconds": seconds, "peak_bytes": peak, "steps": steps}
+    values = {
+        "seconds": seconds, "peak_bytes": peak, "steps": steps,
+        "images_per_second": rate_of(folder / f"stage_{len(steps) - 1}", "images_per_s"),
+    }  # fmt: skip
     write_text(path, json.dumps(values) + "\n")
     return folder
 
@@ -214,7 +224,8 @@ def measured(folder: pathlib.Path, family: Family) -> Cell:
         draws.append({**told, "samples": seen["samples"], "real": seen["real"]})
         np.savez_compressed(folder / f"drawn_{i}.npz", images=images[:40])
     training = json.loads((folder / "training.json").read_text())
-    cell = Cell(family.title, str(folder), parameters, training, draws)
+    bits = bits_of(last, partial(held_out.of_run, last.config), held_out.SEED.value)
+    cell = Cell(family.title, str(folder), parameters, training, draws, bits)
     write_text(path, json.dumps(dataclasses.asdict(cell)) + "\n")
     return cell
 

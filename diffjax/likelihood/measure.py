@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -67,16 +67,23 @@ def bits_per_dim(nats: Float[Array, "..."], dims: int) -> Float[Array, "..."]:
     return nats / (dims * np.log(2))
 
 
-def make_measure(apply: Apply, process: Process, params: Params, effort: Effort) -> Measure:
+def make_measure(
+    apply: Apply,
+    process: Process,
+    params: Params,
+    effort: Effort,
+    names: Sequence[str] = ("discrete", "continuous", "flow"),
+) -> Measure:
     """A compiled (images, cond, seed, batch_size[, progress]) -> bits/dim by name.
 
     Names are `discrete total`, its terms `discrete prior` and so on, those of `continuous`, and
-    `flow`. Images have 256 levels in [-1, 1]; cond is the network's condition, or None. The
-    first time is 1 / T, below which a network has seen nothing. Values do not depend on the batch
-    size; the last batch is filled up, so that all have one shape and compile once. `progress` wraps
-    the list of what is computed one after the other.
+    `flow`; `names` chooses among the three. Images have 256 levels in [-1, 1]; cond is the
+    network's condition, or None. The first time is 1 / T, below which a network has seen nothing.
+    Values do not depend on the batch size; the last batch is filled up, so that all have one shape
+    and compile once. `progress` wraps the list of what is computed one after the other.
     """
-    compiled = _compiled(apply, process.bind(params), effort)
+    ways = _compiled(apply, process.bind(params), effort)
+    compiled = {name: ways[name] for name in names}
 
     def measure(
         images: Float[np.ndarray, "N H W C"],

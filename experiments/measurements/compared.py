@@ -7,6 +7,7 @@ import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,13 +22,17 @@ SHOWN = 12  # images of a row
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A family's training with one seed, and a dict for each way in which it draws."""
+    """A family's training with one seed, and a dict for each way in which it draws.
+
+    bits: bits/dim of held-out images, mean and standard error, where the family has a bound.
+    """
 
     title: str
     folder: str
     parameters: int
     training: dict[str, Any]
     draws: list[dict[str, Any]]
+    bits: dict[str, float] | None = None
 
 
 Found = Mapping[str, Sequence[Cell]]
@@ -49,6 +54,25 @@ class Row(NamedTuple):
         """The Fréchet distance over that of real images, a seed each."""
         return [draw["samples"]["frechet"] / draw["real"]["frechet"] for draw in self.draws]
 
+    def told(self, figure: str) -> str:
+        """A figure with its spread over seeds or, of one seed, its 95% confidence interval."""
+        return spread(self.values(figure), interval(self.draws[0]["samples"], figure))
+
+    def told_ratio(self) -> str:
+        """The same of `ratios`."""
+        real = self.draws[0]["real"]["frechet"]
+        ends = interval(self.draws[0]["samples"], "frechet")
+        return spread(self.ratios(), [end / real for end in ends])
+
+    def bits(self) -> str:
+        """Bits/dim over seeds, or a dash."""
+        found = [cell.bits for cell in self.cells if cell.bits is not None]
+        if not found:
+            return "-"
+        mean, error = found[0]["mean"], found[0]["error"]
+        ends = (mean - DEVIATIONS * error, mean + DEVIATIONS * error)
+        return spread([bits["mean"] for bits in found], ends)
+
     def speed(self) -> float:
         """The median of images a second."""
         return statistics.median(draw["images_per_second"] for draw in self.draws)
@@ -66,42 +90,68 @@ def rows(found: Found) -> list[Row]:
 
 
 def table(found: Found) -> str:
-    """A line for each way to draw: mean and, of several seeds, standard deviation."""
-    heads = ("over real", "kernel", "precision", "recall", "coverage", "images/s")
-    lines = [
-        f"{'':<34}" + "".join(f"{head:>17}" for head in (*heads, "parameters", "seconds", "GB"))
-    ]
+    """A line for each way to draw, and one for real images.
+
+    Figures are means with, of several seeds, the standard deviation and, of one, the 95% confidence
+    interval.
+    """
+    lines = [["", "over real", *FIGURES, "bits/dim", *COSTS]]
     for row in rows(found):
-        first = row.cells[0]
-        figures = [row.ratios(), *(row.values(name) for name in FIGURES)]
-        trained = [cell.training["seconds"] for cell in row.cells]
-        peak = max(cell.training["peak_bytes"] for cell in row.cells)
-        told = (
-            *(spread(values) for values in figures), f"{row.speed():.3g}", f"{first.parameters:,}",
-            f"{statistics.median(trained):.0f}", f"{peak / 1e9:.1f}",
+        lines.append(
+            [row.name, row.told_ratio(), *(row.told(name) for name in FIGURES), row.bits(),
+             *costs(row)]
         )  # fmt: skip
-        lines.append(f"{row.name:<34}" + "".join(f"{value:>17}" for value in told))
-    for name, real in floors(found).items():
-        lines.append(f"{name:<34}" + "".join(f"{value:>17}" for value in real))
-    return "\n".join(lines)
+    lines += floors(found)
+    widths = [max(map(len, cells)) for cells in zip_longest(*lines, fillvalue="")]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
+        for line in lines
+    )
 
 
 FIGURES = ("kernel", "precision", "recall", "coverage")
+COSTS = ("images/s", "parameters", "seconds", "trained/s", "GB")
+DEVIATIONS = statistics.NormalDist().inv_cdf(0.975)
 
 
-def floors(found: Found) -> dict[str, list[str]]:
+def costs(row: Row) -> list[str]:
+    """Images drawn a second, parameters, and the training's seconds, images a second and GB.
+
+    Images a second of training are those of the last stage.
+    """
+    told = [cell.training for cell in row.cells]
+    seconds, rate = (
+        statistics.median(training[name] for training in told)
+        for name in ("seconds", "images_per_second")
+    )
+    peak = max(training["peak_bytes"] for training in told)
+    return [
+        f"{row.speed():.3g}", f"{row.cells[0].parameters:,}", f"{seconds:.0f}", f"{rate:.3g}",
+        f"{peak / 1e9:.1f}",
+    ]  # fmt: skip
+
+
+def floors(found: Found) -> list[list[str]]:
     """The same figures of real images beside others."""
     made = rows(found)
     if not made:
-        return {}
+        return []
     real = made[0].draws[0]["real"]
-    return {"real images": ["1", *(f"{real[name]:.3g}" for name in FIGURES)]}
+    return [["real images", "1", *(spread([real[name]], interval(real, name)) for name in FIGURES)]]
 
 
-def spread(values: Sequence[float]) -> str:
-    """The mean, and of several values their standard deviation."""
+def interval(said: Mapping[str, Any], figure: str) -> tuple[float, float]:
+    """The ends of a figure's confidence interval."""
+    low, high = said["intervals"][figure]
+    return low, high
+
+
+def spread(values: Sequence[float], ends: Sequence[float]) -> str:
+    """The mean and, of several values, their standard deviation or, of one, its interval."""
     mean = f"{statistics.fmean(values):.3g}"
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.2g}"
+    if len(values) < 2:
+        return f"{mean} ({ends[0]:.3g} to {ends[1]:.3g})"
+    return f"{mean} ± {statistics.stdev(values):.2g}"
 
 
 def save(out: pathlib.Path, settings: dict[str, Any], found: Found) -> None:

@@ -9,16 +9,20 @@ from programs import JUDGE_FLAGS, check_refused, program
 from experiments.measurements.compared import Cell, floors, rows, spread, table
 
 
-def cell(folder, frechet, seconds=10.0):
-    real = {"frechet": 2.0, "kernel": 0.0, "precision": 0.9, "recall": 0.9, "coverage": 0.9}
+def cell(folder, frechet, seconds=10.0, bits=None):
+    names = ("frechet", "kernel", "precision", "recall", "coverage")
+    real: dict = {"frechet": 2.0, "kernel": 0.0, "precision": 0.9, "recall": 0.9, "coverage": 0.9}
+    real["intervals"] = {name: [0.25, 3.0] for name in names}
     samples = {**real, "frechet": frechet, "recall": 0.5}
     draws = [
         {"sampler": "flow_map", "steps": n, "images_per_second": 100 / n, "samples": samples,
          "real": real}
         for n in (1, 2)
     ]  # fmt: skip
-    training = {"seconds": seconds, "peak_bytes": 2e9, "steps": [30]}
-    return Cell("MeanFlow", str(folder), 1_000_000, training, draws)
+    training = {
+        "seconds": seconds, "peak_bytes": 2e9, "steps": [30], "images_per_second": 123.4,
+    }  # fmt: skip
+    return Cell("MeanFlow", str(folder), 1_000_000, training, draws, bits)
 
 
 def test_rows_and_table(tmp_path):
@@ -31,8 +35,20 @@ def test_rows_and_table(tmp_path):
     assert "3 ± 1.4" in lines[1]
     assert "1,000,000" in lines[1]
     assert lines[-1].split()[:3] == ["real", "images", "1"]
-    assert floors({"gan": []}) == {}
-    assert spread([0.5]) == "0.5"
+    assert "0.9 (0.25 to 3)" in lines[-1]
+    assert "123" in lines[1].split()
+    assert floors({"gan": []}) == []
+    assert spread([0.5], (0.4, 0.65)) == "0.5 (0.4 to 0.65)"
+
+
+def test_a_table_of_one_seed_tells_intervals_and_bits(tmp_path):
+    known = {"mean": 3.5, "error": 0.1}
+    found = {"mean_flow": [cell(tmp_path, 4.0, bits=known)], "gan": [cell(tmp_path, 4.0)]}
+    lines = table(found).splitlines()
+    assert "2 (0.125 to 1.5)" in lines[1]
+    assert "3.5 (3.3 to 3.7)" in lines[1]
+    assert "-" in lines[3].split()
+    assert len(set(map(len, lines[:-1]))) == 1
 
 
 @pytest.mark.slow
