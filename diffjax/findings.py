@@ -47,6 +47,15 @@ def _bias(values: Values) -> Iterator[tuple[str, str]]:
     tests = [p_value for row in values["p_values"] for p_value in row]
     differ = sum(p_value < 0.05 for p_value in tests)
     yield "frequencies that differ (p below 0.05)", f"{differ} of {len(tests)}"
+    found = values["attributes"]
+    for i, name in enumerate(found["names"]):
+        drawn = (
+            f"{means[i]:.3f} at guidance {scale:g} (p = {p_values[i]:.2g})"
+            for scale, means, p_values in zip(
+                values["scales"], found["drawn"], found["p_values"], strict=True
+            )
+        )
+        yield name, f"{', '.join(drawn)}, real {found['real'][i]:.3f}"
 
 
 def _copies(values: Values) -> Iterator[tuple[str, str]]:
@@ -93,7 +102,7 @@ READERS: dict[str, dict[str | None, Reader]] = {
         None: ("what a judge sees", _judged, ""),
         "guidance": ("guidance", _swept, "guidance.png"),
         "averages": ("length of the weights' average", _swept, "averages.png"),
-        "bias": ("classes drawn and classes of the data", _bias, ""),
+        "bias": ("classes and attributes, drawn and of the data", _bias, ""),
     },
     "audit.json": {
         "copies": ("memorised images", _copies, "nearest.png"),

@@ -15,7 +15,9 @@ JUDGED = {
     "real": {"frechet": 6.15, "recall": 0.88},
     "averages": {"rows": [{"length": None, "frechet": 9.0}, {"length": 0.1, "frechet": 8.0}]},
     "guidance": {"rows": [{"scale": 0.0, "frechet": 7.0}, {"scale": 1.0, "frechet": 8.0}]},
-    "bias": {"p_values": [[0.01, 0.5], [1.0, 1.0]]},
+    "bias": {"p_values": [[0.01, 0.5], [1.0, 1.0]], "scales": [1.0, 3.0], "attributes": {
+        "names": ["brightness"], "real": [0.25], "drawn": [[0.3], [0.5]],
+        "p_values": [[0.2], [0.004]]}},
 }  # fmt: skip
 AUDIT = {
     "copies": {"step": 3000, "copies": 2, "num": 200, "threshold": 0.2981},
@@ -43,7 +45,10 @@ def test_what_the_files_say(tmp_path):
     (judged,) = (f for f in read_findings(tmp_path) if f.title == "what a judge sees")
     assert judged.facts["noise"] == "with a watermark"
     assert judged.facts["guided away from"] == "runs/a, at a scale of 1.5"
-    assert found["classes drawn and classes of the data"].facts.popitem()[1] == "1 of 4"
+    assert found["classes and attributes, drawn and of the data"].facts == {
+        "frequencies that differ (p below 0.05)": "1 of 4",
+        "brightness": "0.300 at guidance 1 (p = 0.2), 0.500 at guidance 3 (p = 0.004), real 0.250",
+    }
     lengths = found["length of the weights' average"].facts
     assert lengths["nearest to real images at length"] == "0.1"
     assert found["guidance"].facts["nearest to real images at scale"] == "0"
