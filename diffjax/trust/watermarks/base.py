@@ -2,7 +2,7 @@
 
 import abc
 import hashlib
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,13 @@ class Found(NamedTuple):
 
 
 class Watermark(abc.ABC):
-    """A mark in unit noise, which an image keeps: sampling can be walked back (DDIM inversion)."""
+    """A mark in unit noise, which an image keeps: sampling can be walked back (DDIM inversion).
+
+    of_places: whether each number of the noise tells of the mark by itself, so that `find` may be
+    given 0 for one that is not known.
+    """
+
+    of_places: ClassVar[bool] = False
 
     @abc.abstractmethod
     def noise(self, keys: Keys, shape: tuple[int, int, int]) -> Images:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,8 @@ class GaussianShading(Watermark):
     bits: int = 16
     nonces: int = 65536
 
+    of_places: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         check_secret(self.secret)
         if self.bits < 1 or not 0 <= (self.message or 0) < 2**self.bits or self.nonces < 1:
@@ -75,7 +77,8 @@ class GaussianShading(Watermark):
         flat = jnp.asarray(noise, jnp.float32).reshape(len(noise), -1)
         repeats = flat.shape[1] // self.bits
         parts = flat[:, : repeats * self.bits].reshape(len(noise), repeats, self.bits)
-        power, bits = self._best(parts / jnp.linalg.norm(parts, axis=1, keepdims=True), shape)
+        size = jnp.linalg.norm(parts, axis=1, keepdims=True)
+        power, bits = self._best(parts / jnp.where(size > 0, size, 1), shape)
         # Of so many nonces the best: the chance that one at least looks like this.
         score = np.asarray(power, np.float64)
         alone = (
