@@ -62,20 +62,18 @@ def line(told: dict[str, Any], count: int) -> str:
 
 def find(run: Run[DenoiserTask], watermark: Watermark, images: Pixels) -> Found:
     """The mark in images, by the noise that leads to them."""
-    return watermark.find(told_noise(run, watermark, images))
+    return watermark.find(unit_noise(run, images))
 
 
-def told_noise(
-    run: Run[DenoiserTask], watermark: Watermark, images: Pixels
-) -> Float[np.ndarray, "N h w c"]:
+def unit_noise(run: Run[DenoiserTask], images: Pixels) -> Float[np.ndarray, "N h w c"]:
     """The noise behind images, on the scale of what a watermark marks.
 
-    Where an image is nearly black or white there is none left: what is found there is put to 0 for
-    a mark that can do without. Latents have no such places.
+    Where an image is nearly black or white, none is left: what is found there is put to 0. Latents
+    have no such places.
     """
     _, sigma = run.task.process.bind(run[DENOISER].params).schedule.alpha_sigma(walk(run)[0])
     noise: np.ndarray = noise_behind(run, recognise(run, images)) / np.asarray(sigma)
-    if watermark.of_places and not run.task.space.needs_autoencoder:
+    if not run.task.space.needs_autoencoder:
         noise = noise * ((images > ENDS) & (images < 255 - ENDS))
     return noise
 

@@ -27,7 +27,7 @@ from experiments.audits.detection import (
     find,
     noise_behind,
     recognise,
-    told_noise,
+    unit_noise,
     walk,
 )
 from experiments.flags import watermarking
@@ -63,7 +63,7 @@ def tell_robustness(run: Run[DenoiserTask], watermark: Watermark) -> dict[str, A
     print(f"{'change':<40}{'AUC':>8}{'found':>8}{'false':>8}{'bits':>8}")
 
     def show(name: str, own: Pixels, other: Found) -> None:
-        noise = told_noise(run, watermark, own)
+        noise = unit_noise(run, own)
         row = compared(name, watermark.find(noise), other, bits_right(watermark, noise))
         rows.append(row)
         bits = "-" if row.bits is None else f"{row.bits:.3f}"

@@ -10,11 +10,14 @@ from diffjax.errors import UserError
 from diffjax.randomness import normal, sample_keys
 from diffjax.trust.attacks import CHANGES, changed, common_pattern, shifted
 from diffjax.trust.watermarks import GaussianShading, TreeRing
+from diffjax.trust.watermarks.tree_ring import chance_of_highest
 
 SHAPE = (28, 28, 1)
 SHADING = GaussianShading("words", message=0b1011, bits=8, nonces=64)
 KINDS = {
     "rings": TreeRing("words"),
+    "outer rings": TreeRing("words", inner=7, radius=11),
+    "many rings": TreeRing("words", inner=5, patterns=20),
     "latents": TreeRing("words", radius=4, channel=3),
     "message": SHADING,
     "any message": GaussianShading("words", bits=8, nonces=64),
@@ -103,6 +106,35 @@ def test_other_secrets_find_no_message():
     assert np.mean(np.asarray(found) < 0.01) < 0.06
 
 
+@pytest.mark.parametrize(
+    ("weights", "chance"),
+    [
+        (np.eye(3), lambda m: 1 - stats.norm.cdf(m) ** 3),
+        (np.array([[1.0, 0], [1, 0], [-1, 0]]), lambda m: 2 * stats.norm.sf(m)),
+        (np.array([[0.6, 0.8]]), stats.norm.sf),
+    ],
+)
+def test_the_chance_of_the_highest_of_some_products(weights, chance):
+    highest = np.array([0.0, 0.5, 2.0, 6.0])
+    np.testing.assert_allclose(chance_of_highest(highest, weights), chance(highest), rtol=0.05)
+
+
+def test_images_share_no_more_patterns_than_there_are():
+    mark = TreeRing("words", inner=5, patterns=3)
+    spectrum = np.fft.fft2(np.asarray(mark.noise(keys(30), SHAPE))[..., 0])
+    assert len(np.unique(np.abs(spectrum[:, 0, 7]).round(2))) == 3
+
+
+def test_frequencies_within_the_inner_ring_are_left_as_they_are():
+    plain = np.asarray(normal(keys(2), SHAPE))
+    change = np.fft.fft2(marked("outer rings", 2) - plain, axes=(1, 2))[..., 0]
+    down, right = np.meshgrid(*2 * [np.fft.fftfreq(28) * 28], indexing="ij")
+    distance = np.hypot(down, right)
+    assert np.abs(change[:, distance < 6.5]).max() < 1e-4
+    assert np.abs(change[:, (distance > 6.5) & (distance < 11.5)]).min() > 1e-3
+    assert np.abs(change[:, distance > 11.5]).max() < 1e-4
+
+
 @pytest.mark.parametrize("degrees", [7, 45, 90, 180])
 def test_rings_stay_when_the_noise_is_turned(degrees):
     turned = ndimage.rotate(marked("rings", 20), degrees, axes=(1, 2), reshape=False, order=1)
@@ -117,6 +149,19 @@ def test_the_message_is_read():
         assert found.p_value.max() < 1e-6
 
 
+def test_the_message_is_found_where_the_noise_of_most_places_is_not_known():
+    noise = marked("message", 20)
+    lost = np.asarray(jax.random.uniform(jax.random.key(9), noise.shape)) < 0.7
+    other = 5 * np.asarray(normal(keys(20, 7), SHAPE))
+    assert np.median(SHADING.find(np.where(lost, other, noise)).p_value) > 1e-3
+    assert SHADING.find(np.where(lost, 0, noise)).p_value.max() < 1e-6
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_nothing_is_found_where_nothing_is_known(name):
+    assert KINDS[name].find(np.zeros((1, *shape_of(name)), np.float32)).p_value[0] >= 0.5
+
+
 def test_a_number_of_places_that_the_bits_do_not_divide():
     mark = GaussianShading("words", message=5, bits=5, nonces=8)
     noise = np.asarray(mark.noise(keys(4), (7, 7, 1)))
@@ -128,7 +173,9 @@ def test_a_number_of_places_that_the_bits_do_not_divide():
     ("make", "message"),
     [
         (lambda: TreeRing(""), "needs a secret"),
-        (lambda: TreeRing("a", radius=0), "radius of 1 or more"),
+        (lambda: TreeRing("a", radius=0), "1 <= inner <= radius"),
+        (lambda: TreeRing("a", inner=5, radius=4), "1 <= inner <= radius"),
+        (lambda: TreeRing("a", patterns=0), "a pattern or more"),
         (lambda: TreeRing("a", radius=14).noise(keys(1), SHAPE), "has no such ring"),
         (lambda: TreeRing("a", channel=1).find(np.zeros((1, *SHAPE))), "has no such ring"),
         (lambda: GaussianShading("", message=1), "needs a secret"),
@@ -153,7 +200,9 @@ def test_changes_keep_the_shape_and_none_keeps_the_image(channels):
         assert (name == "none") == bool((made == images).all()), name
 
 
-@pytest.mark.parametrize(("name", "same"), [("rings", True), ("message", False)])
+@pytest.mark.parametrize(
+    ("name", "same"), [("rings", True), ("many rings", False), ("message", False)]
+)
 def test_means_give_away_a_mark_that_is_the_same_in_every_image(name, same):
     def pictures(noise):
         return np.clip(np.rint(127 + 30 * noise), 0, 255).astype(np.uint8)

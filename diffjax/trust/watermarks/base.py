@@ -2,7 +2,7 @@
 
 import abc
 import hashlib
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,13 +25,7 @@ class Found(NamedTuple):
 
 
 class Watermark(abc.ABC):
-    """A mark in unit noise, which an image keeps: sampling can be walked back (DDIM inversion).
-
-    of_places: whether each number of the noise tells of the mark by itself, so that `find` may be
-    given 0 for one that is not known.
-    """
-
-    of_places: ClassVar[bool] = False
+    """A mark in unit noise, which an image keeps: sampling can be walked back (DDIM inversion)."""
 
     @abc.abstractmethod
     def noise(self, keys: Keys, shape: tuple[int, int, int]) -> Images:
@@ -39,7 +33,10 @@ class Watermark(abc.ABC):
 
     @abc.abstractmethod
     def find(self, noise: Float[np.ndarray, "N h w c"]) -> Found:
-        """The mark in the noises of images. Raises UserError as `noise` does."""
+        """The mark in the noises of images, 0 where they are not known.
+
+        Raises UserError as `noise` does.
+        """
 
 
 def check_secret(secret: str) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -44,8 +44,6 @@ class GaussianShading(Watermark):
     message: int | None = None
     bits: int = 16
     nonces: int = 65536
-
-    of_places: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_secret(self.secret)

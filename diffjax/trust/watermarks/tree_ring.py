@@ -1,6 +1,7 @@
 """Rings in the noise's Fourier transform."""
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ from jaxtyping import Bool, Complex, Float, Int
 
 from diffjax import lazy
 from diffjax.errors import UserError
-from diffjax.randomness import normal
+from diffjax.randomness import fold_in, normal
 from diffjax.trust.watermarks.base import Found, Watermark, check_secret, key_of
 from diffjax.typing import Images, Keys
 
@@ -22,6 +23,8 @@ else:
 __all__ = ["TreeRing"]
 
 LEAST = 1e-300  # a tail below it is as good as none
+CHOICE = 8  # folded into a sample's key: the draw of its pattern
+GIVEN = 1000  # draws that a chance is computed from
 TRIED = 256  # sets of values, of which the one with the lowest peak marks
 
 
@@ -43,9 +46,12 @@ class TreeRing(Watermark):
     Rings about the image's middle stay as they are when it is turned. The values are real, as those
     of real noise must be (of the paper's complex ones half is lost), and have the mean square of
     unit noise. What is alike in all directions has a peak in the middle: of many sets of values the
-    one with the lowest is taken. secret: decides the values. radius: of the largest ring, in
-    periods an image side. channel: of the noise, that is marked. Raises UserError for a radius
-    below 1 and a channel below 0.
+    one with the lowest is taken. secret: decides the values. inner, radius: of the smallest and
+    the largest ring, in periods an image side. channel: of the noise, that is marked. patterns: how
+    many sets of values there are; each image draws one. With one, as in the paper, all images are
+    drawn from noise that is partly the same, which costs diversity and which their mean gives away;
+    with many, other secrets find the rings too. Raises UserError for radii that are not 1 <= inner
+    <= radius, a channel below 0 and no pattern.
 
     What is found is combined from a t test a ring, so that the p-value supposes no spectrum: only
     that the coefficients of a ring vary alike about 0 (the paper's supposes white noise). It is
@@ -53,22 +59,27 @@ class TreeRing(Watermark):
     """
 
     secret: str
+    inner: int = 1
     radius: int = 10
     channel: int = 0
+    patterns: int = 1
 
     def __post_init__(self) -> None:
         check_secret(self.secret)
-        if self.radius < 1 or self.channel < 0:
+        if not 1 <= self.inner <= self.radius or self.channel < 0 or self.patterns < 1:
             raise UserError(
-                f"tree_ring(radius={self.radius}, channel={self.channel}): choose a radius of 1 or "
-                "more, and a channel of 0 or more"
+                f"tree_ring(inner={self.inner}, radius={self.radius}, channel={self.channel}, "
+                f"patterns={self.patterns}): choose 1 <= inner <= radius, a channel of 0 or more, "
+                "and a pattern or more"
             )
 
     def noise(self, keys: Keys, shape: tuple[int, int, int]) -> Images:
         rings, values = self._rings(shape), self._values(shape)
         plain = normal(keys, shape)
         spectrum = jnp.fft.fft2(plain[..., self.channel], norm="ortho")
-        pattern = rings.centred * np.append(0.0, values)[rings.number]
+        draw = functools.partial(jax.random.randint, shape=(), minval=0, maxval=self.patterns)
+        chosen = jnp.asarray(values)[jax.vmap(draw)(fold_in(keys, CHOICE))]
+        pattern = rings.centred * jnp.pad(chosen, ((0, 0), (1, 0)))[:, rings.number]
         own = jnp.fft.ifft2(jnp.where(rings.number > 0, pattern, spectrum), norm="ortho").real
         return plain.at[..., self.channel].set(own)
 
@@ -77,12 +88,14 @@ class TreeRing(Watermark):
         rings, values = self._rings(shape), self._values(shape)
         spectrum = np.fft.fft2(noise[..., self.channel].astype(np.float64), norm="ortho")
         spectrum = spectrum * rings.centred.conj()
-        scores, weights = np.zeros(len(noise)), 0.0
-        for ring, value in enumerate(values, 1):
-            own = spectrum[:, (rings.number == ring) & rings.half]
-            scores += value * own.shape[1] ** 0.5 * _normal_score(own)
-            weights += value**2 * own.shape[1]
-        return Found(stats.norm.sf(scores / weights**0.5))
+        own = [
+            spectrum[:, (rings.number == ring) & rings.half]
+            for ring in range(1, values.shape[1] + 1)
+        ]
+        weights = values * np.sqrt([part.shape[1] for part in own])
+        weights /= np.linalg.norm(weights, axis=1, keepdims=True)
+        scores = np.stack([_normal_score(part) for part in own], 1)
+        return Found(chance_of_highest((scores @ weights.T).max(1), weights))
 
     def _rings(self, shape: tuple[int, int, int]) -> Rings:
         height, width, channels = shape
@@ -93,21 +106,48 @@ class TreeRing(Watermark):
             )
         down, right = (np.round(np.fft.fftfreq(n) * n).astype(int) for n in (height, width))
         distance = np.rint(np.hypot(down[:, None], right))
-        number = np.where(distance <= self.radius, distance, 0).astype(int)
+        marked = (self.inner <= distance) & (distance <= self.radius)
+        number = np.where(marked, distance - self.inner + 1, 0).astype(int)
         half = (down[:, None] > 0) | ((down[:, None] == 0) & (right > 0))
         turns = down[:, None] * (height - 1) / (2 * height) + right * (width - 1) / (2 * width)
         return Rings(number, half, np.exp(-2j * np.pi * turns))
 
-    def _values(self, shape: tuple[int, int, int]) -> Float[np.ndarray, "R"]:
-        """The value of each ring, of mean square 1 over all coefficients."""
+    def _values(self, shape: tuple[int, int, int]) -> Float[np.ndarray, "K R"]:
+        """Of each pattern the value of each ring, of mean square 1 over all coefficients."""
         number = self._rings(shape).number
-        counts = np.bincount(number.ravel(), minlength=self.radius + 1)[1:]
-        sets = jax.random.normal(key_of(self.secret), (TRIED, self.radius))
-        values = np.asarray(sets, np.float64)
-        values *= np.sqrt(counts.sum() / (counts * values**2).sum(1, keepdims=True))
-        peaks = np.abs(np.fft.ifft2(np.pad(values, ((0, 0), (1, 0)))[:, number])).max((1, 2))
-        found: Float[np.ndarray, "R"] = values[peaks.argmin()]
-        return found
+        counts = np.bincount(number.ravel())[1:]
+        rings = number == np.arange(1, len(counts) + 1)[:, None, None]
+        waves = np.fft.ifft2(rings).reshape(len(counts), -1)
+        sets = jax.random.normal(key_of(self.secret), (self.patterns, TRIED, len(counts)))
+        found = []
+        for values in np.asarray(sets, np.float64):
+            values *= np.sqrt(counts.sum() / (counts * values**2).sum(1, keepdims=True))
+            found.append(values[np.abs(values @ waves).max(1).argmin()])
+        return np.stack(found)
+
+
+def chance_of_highest(
+    highest: Float[np.ndarray, "N"], weights: Float[np.ndarray, "K R"]
+) -> Float[np.ndarray, "N"]:
+    """How likely R unit normal numbers have, with one of K unit vectors, so high a product.
+
+    The sum of the K chances, and of it the share that is not counted more than once: the mean of
+    one over how many products are as high, given that one is (Naiman & Priebe 2001).
+    """
+    alone = np.maximum(stats.norm.sf(highest), LEAST)
+    if len(weights) == 1:
+        return alone
+    rng = np.random.default_rng(0)
+    given = weights[rng.integers(0, len(weights), GIVEN)]
+    rest = rng.normal(size=given.shape)
+    rest -= (rest * given).sum(1, keepdims=True) * given
+    level = rng.uniform(size=GIVEN)
+    shares = []
+    for chance, product in zip(alone, highest, strict=True):
+        numbers = rest + stats.norm.isf(level * chance)[:, None] * given
+        count = (numbers @ weights.T >= product - 1e-9).sum(1)
+        shares.append((1 / np.maximum(count, 1)).mean())
+    return np.minimum(len(weights) * alone * np.stack(shares), 1)
 
 
 def _normal_score(coefficients: Complex[np.ndarray, "N n"]) -> Float[np.ndarray, "N"]:
@@ -118,6 +158,7 @@ def _normal_score(coefficients: Complex[np.ndarray, "N n"]) -> Float[np.ndarray,
     count = coefficients.shape[1]
     mean = coefficients.real.mean(1)
     squares = ((coefficients.real - mean[:, None]) ** 2).sum(1) + (coefficients.imag**2).sum(1)
-    t = mean / np.sqrt(squares / (2 * count - 1) / count)
+    scale = np.sqrt(squares / (2 * count - 1) / count)
+    t = mean / np.where(scale > 0, scale, 1)
     tail = np.maximum(stats.t.sf(np.abs(t), 2 * count - 1), LEAST)
     return np.sign(t) * stats.norm.isf(tail)
