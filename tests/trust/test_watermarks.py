@@ -92,6 +92,25 @@ def test_p_values_of_other_noise_are_uniform(name, blur):
     assert stats.kstest(p_value, "uniform").pvalue > 1e-3
 
 
+def p_values_of_the_middle(name):
+    """Of other noise, known in a tall middle part as a garment's is."""
+    noise = np.asarray(normal(keys(1000, 3), SHAPE))
+    known = np.zeros(SHAPE, bool)
+    known[2:-2, 9:-9] = True
+    return KINDS[name].find(noise * known).p_value
+
+
+@pytest.mark.parametrize("name", ["rings", "outer rings"])
+def test_p_values_are_uniform_where_only_the_middle_is_known(name):
+    assert stats.kstest(p_values_of_the_middle(name), "uniform").pvalue > 1e-3
+
+
+def test_p_values_of_many_patterns_are_no_smaller_there():
+    p_value = p_values_of_the_middle("many rings")
+    for level in (0.01, 0.05, 0.2):
+        assert (p_value < level).mean() < level + 2 * np.sqrt(level / 1000)
+
+
 def test_over_secrets_p_values_of_one_picture_are_uniform():
     picture = np.linspace(-1, 3, 28)[None, :, None, None] * np.ones((1, *SHAPE))
     p_value = [

@@ -54,7 +54,8 @@ class TreeRing(Watermark):
     <= radius, a channel below 0 and no pattern.
 
     What is found is combined from a t test a ring, so that the p-value supposes no spectrum: only
-    that the coefficients of a ring vary alike about 0 (the paper's supposes white noise). It is
+    that the coefficients of a ring vary alike about 0 (the paper's supposes white noise), and go
+    together no more than those of the places do where the noise is known. It is
     that of images without rings: those of another secret, a few numbers too, may look like these.
     """
 
@@ -86,15 +87,18 @@ class TreeRing(Watermark):
     def find(self, noise: Float[np.ndarray, "N h w c"]) -> Found:
         shape = (noise.shape[1], noise.shape[2], noise.shape[3])
         rings, values = self._rings(shape), self._values(shape)
-        spectrum = np.fft.fft2(noise[..., self.channel].astype(np.float64), norm="ortho")
-        spectrum = spectrum * rings.centred.conj()
-        own = [
-            spectrum[:, (rings.number == ring) & rings.half]
-            for ring in range(1, values.shape[1] + 1)
-        ]
-        weights = values * np.sqrt([part.shape[1] for part in own])
+        plane = noise[..., self.channel].astype(np.float64)
+        spectrum = np.fft.fft2(plane, norm="ortho") * rings.centred.conj()
+        of_rings, counts = [], []
+        for ring in range(1, values.shape[1] + 1):
+            of_ring = rings.number == ring
+            own = spectrum[:, of_ring & rings.half]
+            wave = np.fft.ifft2(of_ring * rings.centred).real
+            of_rings.append(_normal_score(own, _widening(wave, plane != 0)))
+            counts.append(own.shape[1])
+        weights = values * np.sqrt(counts)
         weights /= np.linalg.norm(weights, axis=1, keepdims=True)
-        scores = np.stack([_normal_score(part) for part in own], 1)
+        scores = np.stack(of_rings, 1)
         return Found(chance_of_highest((scores @ weights.T).max(1), weights))
 
     def _rings(self, shape: tuple[int, int, int]) -> Rings:
@@ -150,7 +154,21 @@ def chance_of_highest(
     return np.minimum(len(weights) * alone * np.stack(shares), 1)
 
 
-def _normal_score(coefficients: Complex[np.ndarray, "N n"]) -> Float[np.ndarray, "N"]:
+def _widening(
+    wave: Float[np.ndarray, "h w"], known: Bool[np.ndarray, "N h w"]
+) -> Float[np.ndarray, "N"]:
+    """The variance of a ring's mean over that of as many coefficients that are independent.
+
+    wave: of which the mean is the product with the noise. Coefficients of noise that is known in
+    part of an image go together, the more the larger the wave is there.
+    """
+    power = wave**2
+    return (known * power).sum((1, 2)) / power.mean() / np.maximum(known.sum((1, 2)), 1)
+
+
+def _normal_score(
+    coefficients: Complex[np.ndarray, "N n"], widening: Float[np.ndarray, "N"]
+) -> Float[np.ndarray, "N"]:
     """How far the real parts' mean lies above 0, as a unit normal number where it does not.
 
     Imaginary parts vary alike, about 0: they tell of the spread too.
@@ -158,7 +176,7 @@ def _normal_score(coefficients: Complex[np.ndarray, "N n"]) -> Float[np.ndarray,
     count = coefficients.shape[1]
     mean = coefficients.real.mean(1)
     squares = ((coefficients.real - mean[:, None]) ** 2).sum(1) + (coefficients.imag**2).sum(1)
-    scale = np.sqrt(squares / (2 * count - 1) / count)
+    scale = np.sqrt(widening * squares / (2 * count - 1) / count)
     t = mean / np.where(scale > 0, scale, 1)
     tail = np.maximum(stats.t.sf(np.abs(t), 2 * count - 1), LEAST)
     return np.sign(t) * stats.norm.isf(tail)
