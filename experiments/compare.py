@@ -46,6 +46,7 @@ SEEDS = kinds.define_integer("seeds", 3, "trainings of each family", lower_bound
 JOBS = kinds.define_integer("jobs", 1, "trainings at a time, which share the cores", lower_bound=1)
 OUT = kinds.define_path("out", "comparison", "the folder to write")
 PLAN = "plan.json"
+OF_BITS = 100  # held-out images whose bits/dim are told
 TRIED, LEAST = 60, 20  # steps of a trial, and the fewest that a training may have
 presets.define_preset(
     smoke={"families": ["gan", "ddpm"], "minutes": 0.7, "seeds": 1, "num": 100, "jobs": 1}
@@ -161,7 +162,7 @@ def program(
     arguments = (
         *stage.flags, *(flag.format(steps=steps) for flag in stage.pictures),
         f"--dataset={DATASET.value}", "--warmup_steps=100", f"--steps={steps}", f"--seed={seed}",
-        f"--log_every={min(20, steps)}", f"--checkpoint_every={max(1, steps // 4)}",
+        f"--log_every={min(20, steps // 2)}", f"--checkpoint_every={max(1, steps // 4)}",
         f"--cpu_devices={devices_each()}", f"--workdir={run}",
         *([] if before is None else [f"--{stage.before}={before}"]),
         *([] if data_dir is None else [f"--data_dir={data_dir}"]),
@@ -224,7 +225,8 @@ def measured(folder: pathlib.Path, family: Family) -> Cell:
         draws.append({**told, "samples": seen["samples"], "real": seen["real"]})
         np.savez_compressed(folder / f"drawn_{i}.npz", images=images[:40])
     training = json.loads((folder / "training.json").read_text())
-    bits = bits_of(last, partial(held_out.of_run, last.config), held_out.SEED.value)
+    read = partial(held_out.of_run, last.config, most=OF_BITS)
+    bits = bits_of(last, read, held_out.SEED.value)
     cell = Cell(family.title, str(folder), parameters, training, draws, bits)
     write_text(path, json.dumps(dataclasses.asdict(cell)) + "\n")
     return cell

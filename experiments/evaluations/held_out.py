@@ -42,18 +42,19 @@ def read_by(task: DenoiserTask) -> tuple[str, ...]:
     return ("image", *task.condition.batch_keys)
 
 
-def of_run(config: RunConfig[Any], keys: tuple[str, ...]) -> Batch:
+def of_run(config: RunConfig[Any], keys: tuple[str, ...], most: int | None = None) -> Batch:
     """These parts of images that the run's data set holds out.
 
-    As many as were asked for, or there are, which it says. Raises UserError for fewer than two.
+    `most` of them, or as many as were asked for, or there are, which it says. Raises UserError for
+    fewer than two.
     """
     records = open_held_out(config)
     count = len(records)
     if count < 2:
         raise UserError(f"the run's data set holds out {count} image: 2 or more are needed")
-    if NUM.value > count:
+    if most is None and NUM.value > count:
         print(f"--num={NUM.value} is cut to {count}: the run's data set holds out no more")
-    order = np.random.default_rng(SEED.value).permutation(count)[: NUM.value]
+    order = np.random.default_rng(SEED.value).permutation(count)[: most or NUM.value]
     rows = read_all(records, order.tolist())
     if missing := [key for key in keys if key not in rows[0]]:
         raise UserError(f"the run's loss reads {listed(missing)}, which its data set has none of")

@@ -17,21 +17,21 @@ from diffjax.tasks.denoisers import DENOISER
 from diffjax.tasks.diffusion import Diffusion
 
 Read = Callable[[tuple[str, ...]], Batch]
-IMAGES, BATCH = 100, 50
+BATCH = 50
 EFFORT = Effort(draws=10)
 
 
 def bits_of(run: Run[Any], read: Read, seed: int) -> dict[str, float] | None:
-    """Bits/dim of 100 held-out images: the bound's mean, and its standard error over images.
+    """Bits/dim of held-out images: the bound's mean, and its standard error over images.
 
-    read: gives the parts of held-out images that are named. None of a family without a bound on
+    read: gives the parts of these images that are named. None of a family without a bound on
     8-bit images: a GAN, codes or latents, and networks that tell where noise ends up.
     """
     task = run.task
     if isinstance(task, Autoencoding) and not task.quantises and task.likelihood == "levels":
-        return _of_autoencoder(run, _some(read(("image",)))["image"], seed)
+        return _of_autoencoder(run, read(("image",))["image"], seed)
     if isinstance(task, Diffusion) and task.space.limit and not _skips(task):
-        return _of_diffusion(run, _some(read(("image", *task.condition.batch_keys))), seed)
+        return _of_diffusion(run, read(("image", *task.condition.batch_keys)), seed)
     return None
 
 
@@ -55,8 +55,3 @@ def _of_diffusion(run: Run[Diffusion], real: Batch, seed: int) -> dict[str, floa
     values = tell(real["image"], cond, seed, BATCH)
     found = estimate(values["continuous total"])
     return {"mean": found.mean, "error": found.error}
-
-
-def _some(real: Batch) -> Batch:
-    chosen: Batch = jax.tree.map(lambda rows: np.asarray(rows[:IMAGES]), real)
-    return chosen
