@@ -6,16 +6,28 @@ from collections.abc import Mapping
 
 import jax
 
+from diffjax.processor import processor
+
 Options = Mapping[str, str | int]
 # What runs once: optimising it further takes up to three times as long as all else in compiling it.
 RUNS_ONCE: Options = {"xla_backend_optimization_level": 1}
+NO_YNNPACK: Options = {"xla_cpu_experimental_ynn_fusion_type": ""}
 # A network whose layers fill both the cores and the memory: steps are ordered for the least memory,
 # and not so that most run side by side. Nothing is handed to YNNPACK, whose layers are slower there
 # and allocate memory anew each time.
 LARGE: Options = {
     "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
-    "xla_cpu_experimental_ynn_fusion_type": "",
+    **NO_YNNPACK,
 }
+
+
+def step_options() -> dict[str, str | int] | None:
+    """The compiler options of a train step, for the processor and the number of devices.
+
+    An Intel processor whose cores are one device is faster without YNNPACK. Others are slower.
+    """
+    alone = processor().startswith("intel") and jax.device_count() == 1
+    return cpu_options(NO_YNNPACK if alone else {})
 
 
 def cpu_options(options: Options) -> dict[str, str | int] | None:

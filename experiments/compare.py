@@ -116,23 +116,26 @@ def planned(out: pathlib.Path, begun: Budget) -> Budget:
     """The plan, with the steps of all families, in the folder too."""
     steps = dict(begun.steps)
     out.mkdir(parents=True, exist_ok=True)
-    for name in tqdm.tqdm(NAMES.value, "trials", file=sys.stderr, disable=None):
-        if name not in steps:
-            steps[name] = affordable(name, FAMILIES[name])
+    names = [name for name in NAMES.value if name not in steps]
+    # Beside each other, as they will train.
+    with ThreadPoolExecutor(JOBS.value) as pool:
+        counts = pool.map(affordable, names)
+        for name in tqdm.tqdm(names, "trials", file=sys.stderr, disable=None):
+            steps[name] = next(counts)
             plan = Budget(begun.settings, steps)
             write_text(out / PLAN, json.dumps(dataclasses.asdict(plan), indent=2) + "\n")
     return Budget(begun.settings, steps)
 
 
-def affordable(name: str, family: Family) -> list[int]:
-    """The steps of each stage that its share of the time allows, by a trial of all stages.
+def affordable(name: str) -> list[int]:
+    """The steps of a family's stages that their shares of the time allow, by a trial of all.
 
     Raises UserError where that is next to none.
     """
     steps = []
     with tempfile.TemporaryDirectory() as folder:
         before: pathlib.Path | None = None
-        for i, stage in enumerate(family.stages):
+        for i, stage in enumerate(FAMILIES[name].stages):
             run = pathlib.Path(folder) / str(i)
             # Twice: what the first compiles is at hand for the second, as for each seed.
             program(stage, run / "first", before, TRIED, 0)

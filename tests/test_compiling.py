@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from diffjax.compiling import LARGE, cpu_options
+from diffjax import compiling
+from diffjax.compiling import LARGE, NO_YNNPACK, cpu_options, step_options
 
 YNN = "xla_cpu_experimental_ynn_fusion_type"
 
@@ -28,6 +29,19 @@ def test_ynnpack_has_no_layer_of_a_large_network(monkeypatch):
         pytest.skip("this jaxlib has no YNNPACK to turn off")
     assert "__ynn_fusion" in compiled(None)
     assert "__ynn_fusion" not in compiled(options)
+
+
+@pytest.mark.parametrize(
+    ("processor", "devices", "off"),
+    [("intel_avx512", 1, True), ("intel_avx512", 2, False), ("amd_avx2", 1, False)],
+)
+def test_train_steps_on_one_intel_device_keep_layers_from_ynnpack(
+    processor, devices, off, monkeypatch
+):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.setattr(compiling, "processor", lambda: processor)
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
+    assert step_options() == (cpu_options(NO_YNNPACK) if off else None)
 
 
 def test_an_option_that_jaxlib_does_not_know_is_left_out():

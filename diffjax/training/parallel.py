@@ -13,7 +13,7 @@ from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from diffjax.compiling import RUNS_ONCE, cpu_options
+from diffjax.compiling import RUNS_ONCE, cpu_options, step_options
 from diffjax.devices import ordered
 from diffjax.training.step import Batch, Metrics, TrainState, TrainStep
 from diffjax.typing import Params
@@ -57,13 +57,15 @@ class Pmap:
     axis_name: str = AXIS
 
     def compile(self, step: TrainStep) -> Steps:
-        run = jax.pmap(
-            _scanned(step),
-            AXIS,
-            in_axes=(None, None, 0, None),
-            out_axes=None,
-            devices=ordered(),
-            donate_argnums=0,
+        run = _compiled(
+            jax.pmap(
+                _scanned(step),
+                AXIS,
+                in_axes=(None, None, 0, None),
+                out_axes=None,
+                devices=ordered(),
+                donate_argnums=0,
+            )
         )
 
         def steps(
@@ -94,7 +96,12 @@ class Jit:
     axis_name: None = None
 
     def compile(self, step: TrainStep) -> Steps:
-        return jax.jit(_scanned(step), donate_argnums=0, out_shardings=_everywhere())
+        return jax.jit(
+            _scanned(step),
+            donate_argnums=0,
+            out_shardings=_everywhere(),
+            compiler_options=step_options(),
+        )
 
     def shard(self, batches: Mapping[str, np.ndarray]) -> Batch:
         return _place(batches, PartitionSpec(None, AXIS))
@@ -131,6 +138,26 @@ def _scanned(step: TrainStep) -> Steps:
         state: TrainState, key: Any, batches: Batch, frozen: Params | None = None
     ) -> tuple[TrainState, Metrics]:
         return lax.scan(lambda state, batch: step(state, key, batch, frozen), state, batches)
+
+    return steps
+
+
+def _compiled(run: Any) -> Steps:
+    """A pmapped function with the compiler options of a train step, which pmap does not take."""
+    options = step_options()
+    if options is None:
+        return run
+    programs: dict[Any, Any] = {}
+
+    def steps(
+        state: TrainState, key: Any, batches: Batch, frozen: Params | None = None
+    ) -> tuple[TrainState, Metrics]:
+        # Of one run's arguments only the number of steps in a dispatch changes.
+        shape = jax.tree.leaves(batches)[0].shape
+        if shape not in programs:
+            lowered = run.lower(state, key, batches, frozen)
+            programs[shape] = lowered.compile(compiler_options=options)
+        return programs[shape](state, key, batches, frozen)
 
     return steps
 

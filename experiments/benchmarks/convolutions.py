@@ -28,8 +28,8 @@ from diffjax.display.environment import environment
 from diffjax.errors import UserError
 from diffjax.files import write_text
 from diffjax.models.convolution.choice import OPERATIONS, PATHS, TUNED, Measured, table, tried
-from diffjax.models.convolution.processor import processor
 from diffjax.models.convolution.window import Window
+from diffjax.processor import processor
 from experiments.flags import cpu_devices, kinds
 from experiments.measurements import measuring
 from experiments.measurements.run_step import FASTER, RunStep, changes, is_faster

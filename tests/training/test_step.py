@@ -85,8 +85,10 @@ def test_noise_differs_by_step_and_by_sample():
     assert len(np.unique([h["draws"] for h in history])) == 16
 
 
+@pytest.mark.parametrize("options", [None, {"xla_backend_optimization_level": 1}])
 @pytest.mark.parametrize("name", parallel.PARALLELISM)
-def test_a_dispatch_equals_single_steps_and_compiles_once(name):
+def test_a_dispatch_equals_single_steps_and_compiles_once(name, options, monkeypatch):
+    monkeypatch.setattr(parallel, "step_options", lambda: options)
     tx = optax.sgd(0.1)
     traces = []
 
@@ -110,6 +112,18 @@ def test_a_dispatch_equals_single_steps_and_compiles_once(name):
     one, history, _ = run(noisy, steps=6)
     chex.assert_trees_all_close(jax.device_get(state), jax.device_get(one), rtol=1e-5)
     np.testing.assert_allclose(metrics["loss"][-1], history[-1]["loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", parallel.PARALLELISM)
+def test_a_step_is_compiled_with_its_options(name, monkeypatch):
+    monkeypatch.setattr(parallel, "step_options", lambda: {"xla_no_such_option": 1})
+    parallelism, tx = parallel.PARALLELISM[name], optax.sgd(0.1)
+    step = make_train_step(noisy, tx, 0.9, axis_name=parallelism.axis_name)
+    state = parallel.replicate(lambda: init_state({"w": jnp.ones(3)}, tx))
+    key = parallel.replicate(jax.random.key, np.uint32(7))
+    batches = parallelism.shard({"x": np.zeros((1, 8, 3), np.float32)})
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
+        parallelism.compile(step)(state, key, batches)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])

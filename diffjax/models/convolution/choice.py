@@ -19,9 +19,9 @@ import platformdirs
 from diffjax.models.convolution.direct import Direct
 from diffjax.models.convolution.im2col import Im2col
 from diffjax.models.convolution.phases import Phases
-from diffjax.models.convolution.processor import nearest, processor
 from diffjax.models.convolution.window import Path, Window
 from diffjax.models.convolution.winograd import Winograd
+from diffjax.processor import nearest, processor
 
 # Numbers of an image, before and after: beyond them, ten times the numbers of small measured
 # images, a way must take a part of an image at a time, or it keeps gigabytes of tiles or patches.

@@ -1,4 +1,4 @@
-"""What kind of processor this is, as far as the speed of convolutions depends on it."""
+"""What kind of processor this is, as far as the speed of networks depends on it."""
 
 import pathlib
 from collections.abc import Collection
