@@ -12,6 +12,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -21,7 +22,6 @@ import numpy as np
 import tqdm
 from absl import flags
 
-import diffjax.data
 from diffjax import runs
 from diffjax.data.images import to_uint8
 from diffjax.errors import UserError
@@ -29,17 +29,17 @@ from diffjax.files import write_text
 from diffjax.runs import Run
 from diffjax.tasks.classifier import Classification
 from experiments.evaluations import drawn, held_out
-from experiments.flags import cpu_devices, kinds, presets, specs
+from experiments.flags import cpu_devices, dataset, kinds, presets
+from experiments.flags.dataset import DATASET, IMAGE_SIZE
 from experiments.measurements import children
 from experiments.measurements.compared import Cell, save, table
 from experiments.measurements.compared_bits import bits_of
 from experiments.measurements.contenders import FAMILIES, Drawn, Family, Stage
 from experiments.start import command
 
-for module in (cpu_devices, held_out):
+for module in (cpu_devices, held_out, dataset):
     flags.adopt_module_key_flags(module)
 flags.declare_key_flag(drawn.JUDGE.name)
-DATASET = specs.define_spec("dataset", "embedded", diffjax.data, "the images to learn")
 NAMES = flags.DEFINE_list("families", list(FAMILIES), f"those to train: {', '.join(FAMILIES)}")
 MINUTES = kinds.define_number("minutes", 9.0, "of training, start and compilation included", 0)
 SEEDS = kinds.define_integer("seeds", 3, "trainings of each family", lower_bound=1)
@@ -77,15 +77,17 @@ def main() -> None:
     cpu_devices.split_cpu(cpu_devices.cores())  # before JAX looks for devices
     out = pathlib.Path(OUT.value).absolute()
     begun = planned_before(out)
+    judge = runs.load(drawn.JUDGE.value, Classification)
     # Or the judge, or --num, would be refused after the first training.
-    drawn.set_up(runs.load(drawn.JUDGE.value, Classification))
-    plan = planned(out, begun)
-    found: dict[str, list[Cell]] = {name: [] for name in NAMES.value}
+    drawn.set_up(judge)
+    families = {name: FAMILIES[name].fitted(judge.task.image_shape[0]) for name in NAMES.value}
+    plan = planned(out, begun, families)
+    found: dict[str, list[Cell]] = {name: [] for name in families}
     for seed in range(SEEDS.value):
-        folders = trained(out, seed, plan)
+        folders = trained(out, seed, plan, families)
         # One after another when nothing else runs, so that their times compare.
-        for name, folder in zip(NAMES.value, folders, strict=True):
-            found[name].append(measured(folder, FAMILIES[name]))
+        for (name, family), folder in zip(families.items(), folders, strict=True):
+            found[name].append(measured(folder, family))
             save(out, plan.settings, found)
     print(table(found))
     print(f"in {out}")
@@ -95,9 +97,9 @@ def planned_before(out: pathlib.Path) -> Budget:
     """The plan in the folder, or an empty one. Raises UserError for a folder of other flags."""
     path = out / PLAN
     settings = {
-        "dataset": DATASET.value, "minutes": MINUTES.value, "num": held_out.NUM.value,
-        "judge": drawn.JUDGE.value, "jobs": JOBS.value, "seed": held_out.SEED.value,
-        "cpu_devices": devices_each(),
+        "dataset": DATASET.value, "image_size": IMAGE_SIZE.value, "minutes": MINUTES.value,
+        "num": held_out.NUM.value, "judge": drawn.JUDGE.value, "jobs": JOBS.value,
+        "seed": held_out.SEED.value, "cpu_devices": devices_each(),
     }  # fmt: skip
     steps: dict[str, list[int]] = {}
     if path.exists():
@@ -112,14 +114,14 @@ def planned_before(out: pathlib.Path) -> Budget:
     return Budget(settings, steps)
 
 
-def planned(out: pathlib.Path, begun: Budget) -> Budget:
+def planned(out: pathlib.Path, begun: Budget, families: Mapping[str, Family]) -> Budget:
     """The plan, with the steps of all families, in the folder too."""
     steps = dict(begun.steps)
     out.mkdir(parents=True, exist_ok=True)
-    names = [name for name in NAMES.value if name not in steps]
+    names = [name for name in families if name not in steps]
     # Beside each other, as they will train.
     with ThreadPoolExecutor(JOBS.value) as pool:
-        counts = pool.map(affordable, names)
+        counts = pool.map(affordable, names, [families[name] for name in names])
         for name in tqdm.tqdm(names, "trials", file=sys.stderr, disable=None):
             steps[name] = next(counts)
             plan = Budget(begun.settings, steps)
@@ -127,7 +129,7 @@ def planned(out: pathlib.Path, begun: Budget) -> Budget:
     return Budget(begun.settings, steps)
 
 
-def affordable(name: str) -> list[int]:
+def affordable(name: str, family: Family) -> list[int]:
     """The steps of a family's stages that their shares of the time allow, by a trial of all.
 
     Raises UserError where that is next to none.
@@ -135,7 +137,7 @@ def affordable(name: str) -> list[int]:
     steps = []
     with tempfile.TemporaryDirectory() as folder:
         before: pathlib.Path | None = None
-        for i, stage in enumerate(FAMILIES[name].stages):
+        for i, stage in enumerate(family.stages):
             run = pathlib.Path(folder) / str(i)
             # Twice: what the first compiles is at hand for the second, as for each seed.
             program(stage, run / "first", before, TRIED, 0)
@@ -161,7 +163,7 @@ def program(
     stage: Stage, run: pathlib.Path, before: pathlib.Path | None, steps: int, seed: int
 ) -> children.Finished:
     """Trains a stage, or goes on with it."""
-    data_dir = held_out.DATA_DIR.value
+    data_dir, image_size = held_out.DATA_DIR.value, IMAGE_SIZE.value
     arguments = (
         *stage.flags, *(flag.format(steps=steps) for flag in stage.pictures),
         f"--dataset={DATASET.value}", "--warmup_steps=100", f"--steps={steps}", f"--seed={seed}",
@@ -169,6 +171,7 @@ def program(
         f"--cpu_devices={devices_each()}", f"--workdir={run}",
         *([] if before is None else [f"--{stage.before}={before}"]),
         *([] if data_dir is None else [f"--data_dir={data_dir}"]),
+        *([] if image_size is None else [f"--image_size={image_size}"]),
     )  # fmt: skip
     return children.run(f"experiments.{stage.program}", *arguments, cores=cores_each())
 
@@ -178,12 +181,20 @@ def cores_each() -> int:
     return max(1, cpu_devices.cores() // JOBS.value)
 
 
-def trained(out: pathlib.Path, seed: int, plan: Budget) -> list[pathlib.Path]:
+def trained(
+    out: pathlib.Path, seed: int, plan: Budget, families: Mapping[str, Family]
+) -> list[pathlib.Path]:
     """The folders of all families' cells of a seed, so many trained at a time."""
-    names = NAMES.value
+
+    def cell(name: str) -> pathlib.Path:
+        folder = out / "cells" / name / f"seed_{seed}"
+        train(folder, families[name], seed, plan.steps[name])
+        return folder
+
     with ThreadPoolExecutor(JOBS.value) as pool:
-        cells = pool.map(lambda name: train(out, name, seed, plan.steps[name]), names)
-        return list(tqdm.tqdm(cells, f"seed {seed}", len(names), file=sys.stderr, disable=None))
+        cells = pool.map(cell, families)
+        count = len(families)
+        return list(tqdm.tqdm(cells, f"seed {seed}", count, file=sys.stderr, disable=None))
 
 
 def devices_each() -> int:
@@ -191,15 +202,14 @@ def devices_each() -> int:
     return cpu_devices.CPU_DEVICES.value or cores_each()
 
 
-def train(out: pathlib.Path, name: str, seed: int, steps: list[int]) -> pathlib.Path:
-    """The folder of a cell whose last stage is trained; what that took is in training.json."""
-    folder = out / "cells" / name / f"seed_{seed}"
+def train(folder: pathlib.Path, family: Family, seed: int, steps: list[int]) -> None:
+    """Trains the stages of a cell that are not trained; what that took is in training.json."""
     path = folder / "training.json"
     if path.exists():
-        return folder
+        return
     before: pathlib.Path | None = None
     seconds, peak = 0.0, 0
-    for i, (stage, count) in enumerate(zip(FAMILIES[name].stages, steps, strict=True)):
+    for i, (stage, count) in enumerate(zip(family.stages, steps, strict=True)):
         ended = program(stage, folder / f"stage_{i}", before, count, seed)
         seconds, peak = seconds + ended.seconds, max(peak, ended.peak_bytes)
         before = folder / f"stage_{i}"
@@ -208,7 +218,6 @@ def train(out: pathlib.Path, name: str, seed: int, steps: list[int]) -> pathlib.
         "images_per_second": rate_of(folder / f"stage_{len(steps) - 1}", "images_per_s"),
     }  # fmt: skip
     write_text(path, json.dumps(values) + "\n")
-    return folder
 
 
 def measured(folder: pathlib.Path, family: Family) -> Cell:

@@ -26,16 +26,14 @@ from diffjax.training.parallel import PARALLELISM, on_one_device
 from diffjax.training.processes import joined
 from diffjax.training.run import CONFIG
 from diffjax.training.step import Loss, check_batch
-from experiments.flags import cpu_devices, kinds, marking, specs
+from experiments.flags import cpu_devices, dataset, kinds, marking, specs
+from experiments.flags.dataset import DATASET, IMAGE_SIZE
 from experiments.start.command import said
 
 flags.adopt_module_key_flags(cpu_devices)
 flags.adopt_module_key_flags(marking)
+flags.adopt_module_key_flags(dataset)
 # What a run is: another value is another run.
-DATASET = specs.define_spec("dataset", "embedded", diffjax.data, "the images to learn")
-IMAGE_SIZE = kinds.define_integer(
-    "image_size", None, "crop to a square and resize to this many pixels", lower_bound=1
-)
 BATCH_SIZE = kinds.define_integer("batch_size", 32, "images per step, all devices", lower_bound=1)
 ACCUMULATE = kinds.define_integer(
     "accumulate", 1, "pieces that a device's batch is computed in, to save memory", lower_bound=1

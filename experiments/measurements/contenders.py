@@ -1,10 +1,11 @@
 """The families of generative models that are compared: how each is trained, and how it draws.
 
-All have a million parameters within a tenth, for images of 28x28 pixels, whatever has to be trained
-counted in: a GAN's discriminator, and the first stage of latents.
+All have a million parameters within a tenth, for grey images of 28x28 and coloured ones of 32x32
+pixels. Whatever has to be trained is counted: a GAN's discriminator, the first stage of latents.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 UNET = (
     "unet(block_out_channels=(32,64,64),layers_per_block=1,"
@@ -39,6 +40,7 @@ class Stage:
     """A program that trains, with its flags and its share of the time.
 
     before: the flag that names the folder of the stage before. pictures: the flags of its previews.
+    widths: by height of the images, the numbers that the flags leave open as {}.
     """
 
     program: str
@@ -46,6 +48,14 @@ class Stage:
     share: float = 1.0
     before: str = ""
     pictures: tuple[str, ...] = ("--sample_every={steps}", "--num_samples=20")
+    widths: Mapping[int, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+
+    def fitted(self, side: int) -> "Stage":
+        """With the widths of the nearest height."""
+        if not self.widths:
+            return self
+        chosen = self.widths[min(self.widths, key=lambda known: abs(known - side))]
+        return dataclasses.replace(self, flags=tuple(flag.format(*chosen) for flag in self.flags))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +74,10 @@ class Family:
     stages: tuple[Stage, ...]
     draws: tuple[Drawn, ...] = (Drawn(),)
 
+    def fitted(self, side: int) -> "Family":
+        """For images of so many pixels a side."""
+        return dataclasses.replace(self, stages=tuple(s.fitted(side) for s in self.stages))
+
 
 def _in_steps(sampler: str, *steps: int) -> tuple[Drawn, ...]:
     return tuple(Drawn(count, sampler) for count in steps)
@@ -77,15 +91,15 @@ CODES = Stage(
 FAMILIES = {
     "vae": Family("VAE", (
         Stage("vae", (
-            *ADAM, "--model=vae(latent_channels=16,channels=(24,52),norm_num_groups=4)",
+            *ADAM, "--model=vae(latent_channels=16,channels=(24,{}),norm_num_groups=4)",
             "--likelihood=levels", "--batch_size=64",
-        ), pictures=EVALUATED),
+        ), pictures=EVALUATED, widths={28: (52,), 32: (48,)}),
     )),
     "gan": Family("GAN", (
         Stage("gan", (
-            *ADAM, "--model=dcgan(latent=64,channels=(192,96))", "--loss=non_saturating",
+            *ADAM, "--model=dcgan(latent=64,channels=({},96))", "--loss=non_saturating",
             "--r1=0.2", "--batch_size=32", "--discriminator_rate=0.001",
-        )),
+        ), widths={28: (192,), 32: (160,)}),
     )),
     "ddpm": Family(
         "diffusion", (Stage("ddpm", DIFFUSION),), _in_steps("ddim(eta=1.0)", 25, 50)

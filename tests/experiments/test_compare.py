@@ -2,11 +2,17 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from programs import JUDGE_FLAGS, check_refused, program
 
+import diffjax.models
+import diffjax.models.gan
+from diffjax import spec
 from experiments.measurements.compared import Cell, floors, rows, spread, table
+from experiments.measurements.contenders import FAMILIES
 
 
 def cell(folder, frechet, seconds=10.0, bits=None):
@@ -49,6 +55,31 @@ def test_a_table_of_one_seed_tells_intervals_and_bits(tmp_path):
     assert "3.5 (3.3 to 3.7)" in lines[1]
     assert "-" in lines[3].split()
     assert len(set(map(len, lines[:-1]))) == 1
+
+
+def parameters(name, models, form, given, **of_form):
+    (flags,) = (stage.flags for stage in FAMILIES[name].fitted(form[0]).stages)
+    (text,) = (flag.removeprefix("--model=") for flag in flags if flag.startswith("--model="))
+    model = spec.build(text, models).clone(**of_form)
+    shapes = jax.eval_shape(lambda key: model.init(key, *given), jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+
+
+@pytest.mark.parametrize("form", [(28, 28, 1), (32, 32, 3)])
+def test_families_have_as_many_parameters_within_a_tenth(form):
+    side, _, channels = form
+    images = jnp.zeros((1, *form))
+    unet = parameters(
+        "ddpm", diffjax.models, form, (images, jnp.zeros(1)),
+        sample_size=side, in_channels=channels, out_channels=channels,
+    )  # fmt: skip
+    vae = parameters("vae", diffjax.models, form, (images,), sample_size=side, in_channels=channels)
+    gan = parameters(
+        "gan", diffjax.models.gan, form, (jnp.zeros((1, 64)),),
+        sample_size=side, image_channels=channels,
+    )  # fmt: skip
+    assert abs(vae / unet - 1) < 0.1
+    assert abs(gan / unet - 1) < 0.1
 
 
 @pytest.mark.slow
