@@ -104,12 +104,13 @@ def planned_before(out: pathlib.Path) -> Budget:
     steps: dict[str, list[int]] = {}
     if path.exists():
         saved = json.loads(path.read_text())
-        if saved["settings"] != settings:
-            other = next(name for name in settings if saved["settings"].get(name) != settings[name])
-            raise UserError(
-                f"{path} was made with --{other}={saved['settings'].get(other)}, and this is "
-                f"--{other}={settings[other]}: use that, or another --out"
-            )
+        for name, value in settings.items():
+            before = saved["settings"].get(name)
+            if before != value:
+                raise UserError(
+                    f"{path} was made with --{name}={before}, and this is --{name}={value}: "
+                    "use that, or another --out"
+                )
         steps = saved["steps"]
     return Budget(settings, steps)
 

@@ -32,24 +32,27 @@ LIBRARIES = (
 
 
 def run(
-    module: str, flags: Sequence[str], cwd: pathlib.Path, environ: Mapping[str, str], timeout: float
+    asked: Sequence[str], cwd: pathlib.Path, environ: Mapping[str, str], timeout: float
 ) -> subprocess.CompletedProcess[str]:
-    """python -m MODULE, from start to end. Raises TimeoutExpired where it takes longer."""
+    """python with these arguments, from start to end: -m or -c, what that is, and its own.
+
+    Raises TimeoutExpired where it takes longer.
+    """
     with tempfile.TemporaryDirectory() as folder:
         out, err = (pathlib.Path(folder, name) for name in ("out", "err"))
-        asked = {
-            "module": module, "flags": list(flags), "cwd": str(cwd), "environ": dict(environ),
+        told = {
+            "asked": list(asked), "cwd": str(cwd), "environ": dict(environ),
             "out": str(out), "err": str(err),
         }  # fmt: skip
         server = _server()
-        print(json.dumps(asked), file=server.stdin, flush=True)
+        print(json.dumps(told), file=server.stdin, flush=True)
         if not select.select([server.stdout], [], [], timeout)[0]:
             server.kill()
             del OWN.server
-            raise subprocess.TimeoutExpired(module, timeout)
+            raise subprocess.TimeoutExpired(asked, timeout)
         code = int(server.stdout.readline())
         return subprocess.CompletedProcess(
-            [module, *flags], code, *(path.read_text(errors="replace") for path in (out, err))
+            asked, code, *(path.read_text(errors="replace") for path in (out, err))
         )
 
 
@@ -94,18 +97,22 @@ def own_modules() -> list[str]:
     return [found.name for found in pkgutil.walk_packages(diffjax.__path__, "diffjax.")]
 
 
-def become(asked: dict[str, Any]) -> None:
+def become(told: dict[str, Any]) -> None:
     """Runs the program in this process, which ends with it."""
-    for descriptor, path in ((0, os.devnull), (1, asked["out"]), (2, asked["err"])):
+    for descriptor, path in ((0, os.devnull), (1, told["out"]), (2, told["err"])):
         flags = os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT
         os.dup2(os.open(path, flags), descriptor)
-    os.chdir(asked["cwd"])
-    configure(asked["environ"])
-    sys.path[0] = asked["cwd"]
-    sys.argv = [asked["module"], *asked["flags"]]
+    os.chdir(told["cwd"])
+    configure(told["environ"])
+    sys.path[0] = told["cwd"]
+    kind, what, *arguments = told["asked"]
+    sys.argv = [what if kind == "-m" else kind, *arguments]
     code: Any = None
     try:
-        runpy.run_module(asked["module"], run_name="__main__", alter_sys=True)
+        if kind == "-m":
+            runpy.run_module(what, run_name="__main__", alter_sys=True)
+        else:
+            exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})
     except SystemExit as ended:
         code = ended.code
     except BaseException:

@@ -1,11 +1,13 @@
 """The programs as a user runs them: in processes of their own."""
 
+import json
 import os
 import pathlib
 import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import forks
@@ -42,6 +44,27 @@ JUDGE_FLAGS = (
 )
 
 
+# Many calls of a program, of which each start would take longer than what it does here.
+END = "=====\n"
+CALLS = f"""
+import importlib, json, sys
+from absl import flags
+from absl.testing import flagsaver
+from diffjax.errors import UserError
+from experiments.start.command import said
+name, calls = sys.argv[1], json.loads(sys.argv[2])
+program = importlib.import_module("experiments." + name)
+for argv in calls:
+    with flagsaver.flagsaver():
+        try:
+            flags.FLAGS([name, *argv])
+            program.main()
+        except UserError as error:
+            print("refused:", said(error))
+        except flags.Error as error:
+            print("refused:", " ".join(str(error).split()))
+        print({END!r}, end="")
+"""
 # What is compiled where a run is read and nothing is computed.
 READING = {"jit__threefry_seed", "jit_stage", "jit__reduce_all", "jit_equal"}
 
@@ -77,7 +100,21 @@ def program(
 ) -> subprocess.CompletedProcess[str]:
     """python -m experiments.NAME, from start to end, in a child of `forks`."""
     told = environment(devices, **environ)
-    return forks.run(f"experiments.{name}", flags, cwd, told, TIMEOUT)
+    return forks.run(["-m", f"experiments.{name}", *flags], cwd, told, TIMEOUT)
+
+
+def python(code: str, *arguments: str, devices: int = 1) -> subprocess.CompletedProcess[str]:
+    """python -c CODE, from start to end, in a child of `forks`."""
+    return forks.run(["-c", code, *arguments], ROOT, environment(devices), TIMEOUT)
+
+
+def calls(name: str, *each: Sequence[str], devices: int = 1) -> list[str]:
+    """What a program prints for each list of flags, what it refuses included, in one process."""
+    done = python(CALLS, name, json.dumps(each), devices=devices)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.split(END)[:-1]
+    assert len(said) == len(each), done.stdout
+    return said
 
 
 def start_all(name: str, *flags: str, count: int = 2, devices: int = 2) -> list[Any]:

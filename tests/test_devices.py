@@ -1,13 +1,10 @@
 """The order of devices, which is the same for data, parameters and programs."""
 
-import os
-import pathlib
 import random
-import subprocess
-import sys
 from unittest import mock
 
 import jax
+from programs import python
 
 from diffjax.devices import ordered
 
@@ -46,12 +43,6 @@ def test_all_devices_by_default(monkeypatch):
 
 
 def test_training_and_sampling_use_this_order():
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        env={**os.environ, "JAX_NUM_CPU_DEVICES": "4"},
-        cwd=pathlib.Path(__file__).parent.parent,
-        capture_output=True,
-        text=True,
-    )
+    done = python(SCRIPT, devices=4)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["[0, 1, 2, 3]"] * 3

@@ -1,13 +1,12 @@
 """Every flagfile parses, and what it describes can be built."""
 
 import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import pytest
 from absl import flags
+from programs import python
 
 import diffjax.data
 import diffjax.models
@@ -60,7 +59,7 @@ def test_judge_builds_and_evaluates(path):
         "from absl import flags; from experiments import classifier;"
         f"flags.FLAGS(['classifier', '--flagfile={path}']); print(classifier.MODEL.value)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = python(code)
     assert done.returncode == 0, done.stderr
     model = spec.build(done.stdout.strip(), diffjax.models)
     (logits, features), _ = jax.eval_shape(
@@ -74,8 +73,7 @@ def test_judge_builds_and_evaluates(path):
 def test_gan_is_understood(path):
     """In a process of its own, as a judge's."""
     code = "import sys; from absl import flags; from experiments import gan; flags.FLAGS(sys.argv)"
-    command = [sys.executable, "-c", code, f"--flagfile={path}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = python(code, f"--flagfile={path}")
     assert done.returncode == 0, done.stderr
 
 
@@ -87,8 +85,7 @@ def test_text_to_image_builds_and_evaluates(path):
         "flags.FLAGS(sys.argv); text_to_image.set_defaults(); ddpm.repeat_course();"
         "print(ddpm.MODEL.value)"
     )
-    command = [sys.executable, "-c", code, f"--flagfile={path}", "--clip=x"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = python(code, f"--flagfile={path}", "--clip=x")
     assert done.returncode == 0, done.stderr
     told = {"cond_dim": 512, "in_channels": 3, "out_channels": 3, "sample_size": 32}
     model = spec.build(done.stdout.strip(), diffjax.models, told)

@@ -1,14 +1,10 @@
 """Runs that nothing was trained for, and experiments.sample many times in one process."""
 
-import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
-from programs import ROOT
+from programs import calls
 from upscalers import doubling
 
 import diffjax.models
@@ -37,23 +33,6 @@ TOWERS = (
     f"clip_text({SMALL},max_position_embeddings=12)",
 )
 TRAINING = Training()
-EACH = """
-import json, sys
-from absl import flags
-from absl.testing import flagsaver
-from diffjax.errors import UserError
-from experiments import sample
-from experiments.start.command import said
-for argv in json.loads(sys.argv[1]):
-    with flagsaver.flagsaver():
-        try:
-            flags.FLAGS(["sample", *argv])
-            sample.main()
-        except UserError as error:
-            print("refused:", said(error))
-        except flags.Error as error:
-            print("refused:", " ".join(str(error).split()))
-"""
 
 
 def untrained(
@@ -109,14 +88,8 @@ def write_run(
     return folder
 
 
-def sample_each(*calls: tuple[str, ...], devices: int = 1) -> list[str]:
-    """What python -m experiments.sample says to each list of flags, all in one process."""
-    done = subprocess.run(
-        [sys.executable, "-c", EACH, json.dumps(calls)],
-        env={**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)},
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.strip().splitlines()
-    assert len(lines) == len(calls), done.stdout
+def sample_each(*each: tuple[str, ...], devices: int = 1) -> list[str]:
+    """The line that python -m experiments.sample says to each list of flags."""
+    lines = [said.strip() for said in calls("sample", *each, devices=devices)]
+    assert not any("\n" in line for line in lines), lines
     return lines

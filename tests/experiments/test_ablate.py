@@ -2,13 +2,11 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
-from programs import JUDGE_FLAGS, ROOT, check_refused, program
+from programs import JUDGE_FLAGS, ROOT, check_refused, program, python
 
 from diffjax.runs import open_run
 from diffjax.spec import render
@@ -97,9 +95,7 @@ print(json.dumps([configs, ablate.spread([1.0, 2.0, 4.0]), ablate.spread([3.0])]
 def test_each_row_is_one_thing_changed():
     """In a process of its own: the program's flags are also those of others."""
     flagfile = f"{ROOT}/experiments/flagfiles/ablate_fashion_mnist.flags"
-    done = subprocess.run(
-        [sys.executable, "-c", CHOICES, flagfile], cwd=ROOT, capture_output=True, text=True
-    )
+    done = python(CHOICES, flagfile)
     assert done.returncode == 0, done.stderr
     configs, (mean, deviation), alone = json.loads(done.stdout.splitlines()[-1])
     base = configs.pop("mistakes as the course has it")

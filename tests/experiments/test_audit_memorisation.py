@@ -20,6 +20,7 @@ def audited(trained):
     return told
 
 
+@pytest.mark.slow
 def test_a_run_of_six_steps_has_memorised_nothing(trained, audited):
     assert "200 images beside 4500 that were trained on: 0 are copies" in audited["copies"]
     found = json.loads((trained / "audit.json").read_text())
@@ -29,6 +30,7 @@ def test_a_run_of_six_steps_has_memorised_nothing(trained, audited):
         assert sheet.width > 2 * sheet.height, "ten columns of two"
 
 
+@pytest.mark.slow
 def test_its_members_are_at_chance(trained, audited):
     head, loss, secmi, _ = audited["members"].splitlines()
     assert head.split()[:2] == ["attack", "AUC"]

@@ -19,6 +19,7 @@ def mean_flow(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_it_draws_in_one_step_and_as_a_flow(mean_flow, tmp_path):
     for sampler, steps in (("flow_map", 1), ("flow_heun", 3)):
         out = tmp_path / sampler

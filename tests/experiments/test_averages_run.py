@@ -27,6 +27,7 @@ def averaged(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_taken_up_the_averages_are_the_same(averaged, tmp_path):
     run = shutil.copytree(averaged, tmp_path / "run")
     names = sorted(path.name for path in (run / "averages").iterdir())
@@ -51,6 +52,7 @@ def test_a_run_with_another_average(averaged):
     assert np.isfinite(images).all()
 
 
+@pytest.mark.slow
 def test_lengths_are_judged(averaged, judge, tmp_path):
     run = shutil.copytree(averaged, tmp_path / "run")
     flags = (f"--judge={judge}", "--metrics=averages", "--num=30", "--steps=2")
@@ -63,6 +65,7 @@ def test_lengths_are_judged(averaged, judge, tmp_path):
     check_refused("at most 0.28", "evaluate", f"--run={run}", *flags, "--lengths=0.4")
 
 
+@pytest.mark.slow
 def test_guided_away_from_itself_as_it_was(averaged, judge, tmp_path):
     run = shutil.copytree(averaged, tmp_path / "run")
     flags = (f"--run={run}", f"--judge={judge}", "--num=30", "--steps=2")

@@ -21,6 +21,7 @@ def features(folder, judge_folder):
     return np.asarray(jax.jit(judge.model.apply)({"params": judge.params}, jnp.asarray(drawn))[1])
 
 
+@pytest.mark.slow
 def test_samplers(trained, judge, tmp_path):
     """Distances once more, of the images that experiments.sample draws."""
     run = shutil.copytree(trained, tmp_path / "run")

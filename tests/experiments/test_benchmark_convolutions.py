@@ -71,6 +71,7 @@ def test_stopped_before_the_end_it_leaves_no_table(tuned):
     assert list(tuned.parent.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_table_for_a_run_is_kept_where_its_step_is_faster(trained, tuned):
     """Other shapes stay as they are, and the run's own come first."""
     done = program("benchmark", "convolutions", f"--run={trained}", "--seconds=2", f"--out={tuned}")

@@ -248,6 +248,7 @@ def test_spans_of_a_gpu_are_its_kernels_and_no_summary():
     assert list(found) == [Span("fusion.3", 100 / 1e9, 150 / 1e9, 150 / 1e9)]
 
 
+@pytest.mark.slow
 def test_train(tmp_path):
     """Parts take all of the time and do all of the work, and each variant is shown."""
     done = program(
@@ -282,6 +283,7 @@ def test_train(tmp_path):
     assert any(line.split()[:1] == ["float32"] and line.split()[2] == "1.00" for line in lines)
 
 
+@pytest.mark.slow
 def test_scaling(tmp_path):
     """Twice the width has four times the weights, and two points lie on their line."""
     done = program(

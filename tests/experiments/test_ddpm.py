@@ -95,6 +95,7 @@ def test_plain_progress_lines_where_there_is_no_terminal(tmp_path):
     assert re.search(line, done.stderr), done.stderr
 
 
+@pytest.mark.slow
 def test_class_conditional_hybrid_accumulated_bfloat16(tmp_path):
     """And drawn from, with the label after the last for no class."""
     flags = [f.replace("unet(", "unet(num_class_embeds=10,dtype='bfloat16',") for f in RUN_FLAGS]

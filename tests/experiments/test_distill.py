@@ -2,15 +2,13 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import optax
 import pytest
 from PIL import Image
-from programs import ROOT, check_refused, program
+from programs import calls, check_refused, program
 from sampling import untrained, write_run
 
 from diffjax.checksum import checksum
@@ -236,36 +234,13 @@ def test_mistakes(trained, judge, student, tmp_path):
         "trained": trained, "judge": judge, "student": student, "model": model,
         "bare": bare, "tmp": tmp_path,
     }  # fmt: skip
-    code = (
-        "import sys, json\n"
-        "from absl import flags\n"
-        "from experiments import distill\n"
-        "from diffjax.errors import UserError\n"
-        "from experiments.start.command import said\n"
-        "for args in json.load(sys.stdin):\n"
-        "    flags.FLAGS.unparse_flags()\n"
-        "    for name in ('method', 'student_steps', 'intervals', 'solver', 'image_size'):\n"
-        "        flags.FLAGS[name].unparse()\n"
-        "    try:\n"
-        "        flags.FLAGS(['distill', *args])\n"
-        "        distill.main()\n"
-        "    except UserError as error:\n"
-        "        print('refused:', said(error))\n"
-        "    except flags.Error as error:\n"
-        "        print('refused:', ' '.join(str(error).splitlines()))\n"
-    )
     asked = [
         [f"--teacher={teacher.format(**places)}", f"--workdir={tmp_path}/new", *more.split()]
         for teacher, more, _ in WRONG.values()
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", code], input=json.dumps(asked), cwd=ROOT,
-        capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
-    lines = [line for line in done.stdout.splitlines() if line.startswith("refused:")]
-    assert len(lines) == len(WRONG), done.stdout + done.stderr
-    for (name, (_, _, message)), line in zip(WRONG.items(), lines, strict=True):
-        assert message in line, f"{name}: {line}"
+    for (name, (_, _, message)), said in zip(WRONG.items(), calls("distill", *asked), strict=True):
+        assert "refused:" in said, f"{name}: {said}"
+        assert message in said, f"{name}: {said}"
     assert not (tmp_path / "new").exists()
 
 

@@ -161,6 +161,7 @@ def bits(run, *flags):
     return json.loads((run / "evaluation.json").read_text()), done.stdout
 
 
+@pytest.mark.slow
 def test_bits_per_dim(run):
     """Of the images that the run has not learnt from: the prior's term is known of each."""
     (run / "evaluation.json").write_text('{"samples": {"frechet": 1.5}, "num": 12}')

@@ -1,13 +1,10 @@
 """The CLIP score of a run that draws from captions, which here are the real images of them."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from programs import ROOT, check_refused
+from programs import check_refused, python
 from sampling import untrained, untrained_clip
 
 from diffjax.checksum import checksum
@@ -61,11 +58,7 @@ def evaluate(folders, tmp_path, *flags, noise=0.0, conditioned=False):
     if conditioned:
         given = noise, str(clip), checksum(load_towers(clip).params), given[3]
     flags = (f"--run={run}", f"--clip={clip}", "--metrics=clip_score", *flags)
-    done = subprocess.run(
-        [sys.executable, "-c", EVALUATE, json.dumps(given), *flags],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=ROOT, capture_output=True, text=True,
-        timeout=300,
-    )  # fmt: skip
+    done = python(EVALUATE, json.dumps(given), *flags)
     assert done.returncode == 0, done.stderr
     asked = json.loads((tmp_path / "asked.json").read_text())
     return json.loads((run / "evaluation.json").read_text())["clip_score"], asked, done

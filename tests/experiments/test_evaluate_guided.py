@@ -2,15 +2,13 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from programs import JUDGE_FLAGS, ROOT, RUN_FLAGS, program
+from programs import JUDGE_FLAGS, RUN_FLAGS, calls, program
 from scipy.stats import binomtest
 
 from diffjax.data import images
@@ -27,34 +25,11 @@ GUIDED = (
     "--steps=2",
 )
 DRAW = ("--steps=3", "--sampler=ddim", "--num=20")
-# Many calls of the program in one process, of which each start takes longer than what it does here.
-CALLS = """
-import json, sys
-from absl import flags
-from absl.testing import flagsaver
-from diffjax.errors import UserError
-from experiments import evaluate
-from experiments.start.command import said
-
-for arguments in json.loads(sys.argv[1]):
-    with flagsaver.flagsaver():
-        flags.FLAGS(["evaluate", *arguments])
-        try:
-            evaluate.main()
-        except UserError as error:
-            print("error:", said(error))
-        print("=====")
-"""
 
 
-def evaluations(*calls):
+def evaluations(*each):
     """What each call prints, its error included."""
-    done = subprocess.run(
-        [sys.executable, "-c", CALLS, json.dumps([[*DRAW, *call] for call in calls])],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split("=====\n")[:-1]
+    return calls("evaluate", *((*DRAW, *call) for call in each))
 
 
 def write_images(folder, names):
@@ -185,5 +160,5 @@ def test_refused(run, sure, trained, judge, tmp_path):
         ((*guided, "--figures=fid"), "choose among frechet"),
     )
     for (_, message), said in zip(cases, evaluations(*(call for call, _ in cases)), strict=True):
-        assert said.startswith("error:"), (message, said)
+        assert said.startswith("refused:"), (message, said)
         assert message in said

@@ -2,15 +2,13 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from programs import ROOT, program
+from programs import ROOT, calls, program
 from sampling import untrained_judge
 
 from diffjax.data import images
@@ -155,29 +153,12 @@ def test_mistakes(trained, tmp_path):
     places = {
         "trained": trained, "small": small, "three": three, "tmp": tmp_path,
     }  # fmt: skip
-    code = (
-        "import sys, json\n"
-        "from absl import flags\n"
-        "from absl.testing import flagsaver\n"
-        "from experiments import gan\n"
-        "from diffjax.errors import UserError\n"
-        "for arg in json.load(sys.stdin):\n"
-        "    with flagsaver.flagsaver():\n"
-        "        try:\n"
-        f"            flags.FLAGS(['gan', '--workdir={tmp_path}/new', *arg.split()])\n"
-        "            gan.main()\n"
-        "        except (UserError, flags.Error) as error:\n"
-        "            print('refused:', ' '.join(str(error).splitlines()))\n"
-    )
-    asked = [flag.format(**places) for flag, _ in WRONG.values()]
-    done = subprocess.run(
-        [sys.executable, "-c", code], input=json.dumps(asked), cwd=ROOT,
-        capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
-    lines = [line for line in done.stdout.splitlines() if line.startswith("refused:")]
-    assert len(lines) == len(WRONG), done.stdout + done.stderr
-    for (name, (_, message)), line in zip(WRONG.items(), lines, strict=True):
-        assert message in line, f"{name}: {line}"
+    asked = [
+        [f"--workdir={tmp_path}/new", *flag.format(**places).split()] for flag, _ in WRONG.values()
+    ]
+    for (name, (_, message)), said in zip(WRONG.items(), calls("gan", *asked), strict=True):
+        assert "refused:" in said, f"{name}: {said}"
+        assert message in said, f"{name}: {said}"
     assert not (tmp_path / "new").exists()
 
 

@@ -81,6 +81,7 @@ def test_bad_batches_are_skipped_and_counted(tmp_path, set_flags, capsys):
     assert " skipped  " in said.err
 
 
+@pytest.mark.slow
 def test_a_run_goes_back_once_and_on(tmp_path, set_flags, capsys):
     records = Flaky(Embedded().open("train", None), 160, 204)
     options = ("--steps=60", "--max_bad_steps=4")

@@ -95,6 +95,7 @@ def test_tasks_on_grey(runs, pictures, tmp_path):
     np.testing.assert_allclose(told, means.repeat(2, 1).repeat(2, 2), atol=1)
 
 
+@pytest.mark.slow
 def test_tasks_on_colour(runs, pictures, tmp_path):
     mask = tmp_path / "mask.png"
     Image.fromarray(np.broadcast_to(~LEFT, (8, 8))).save(mask)
@@ -113,6 +114,7 @@ def test_tasks_on_colour(runs, pictures, tmp_path):
     assert gaps["colourise"] < 0.8 * gaps["free"], gaps
 
 
+@pytest.mark.slow
 def test_directions(runs, pictures, tmp_path):
     """Strength 0 is the first class and 1 the other, from one noise; a picture's is its own."""
     to = ("--task=direction", "--negative=bag", "--labels=shoe", "--guidance=0,1,3")

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from programs import check_refused, program
 from random_runs import random_weights
 from sampling import sample_each, untrained, write_run
@@ -38,14 +39,24 @@ def clip(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def told(clip, tmp_path_factory):
+def pictures(tmp_path_factory):
+    """A data set of 24 pictures with a caption each."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for i in range(24):
+        Image.new("RGB", (32, 32), (10 * i, 255 - 10 * i, 128)).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"{i} red apples\n")
+    return f"--dataset=captioned_folder(path='{folder}')"
+
+
+@pytest.fixture(scope="module")
+def told(clip, pictures, tmp_path_factory):
     """The folder of a run of 4 steps, stopped after 2 and taken up again, and what it said."""
     folder = tmp_path_factory.mktemp("told")
     said = []
     for steps in (2, 4):
         done = program(
-            "text_to_image", f"--clip={clip}", *FLAGS, TINY.format(""), f"--steps={steps}",
-            f"--workdir={folder / 'run'}", f"--cache_dir={folder / 'cache'}",
+            "text_to_image", f"--clip={clip}", *FLAGS, pictures, TINY.format(""),
+            f"--steps={steps}", f"--workdir={folder / 'run'}", f"--cache_dir={folder / 'cache'}",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         said.append(done.stdout)
@@ -98,7 +109,8 @@ def test_drawn_from_texts(told):
     assert said[7].endswith("is no text to draw from: write what is to be seen (--negative)")
 
 
-def test_told_as_stable_diffusion_is(clip, tmp_path):
+@pytest.mark.slow
+def test_told_as_stable_diffusion_is(clip, pictures, tmp_path):
     """In latents; its folder is a pipeline."""
     stage = AutoencoderKL(
         block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, latent_channels=4,
@@ -113,9 +125,10 @@ def test_told_as_stable_diffusion_is(clip, tmp_path):
         "up_block_types=('CrossAttnUpBlock2D',))"
     )
     done = program(
-        "text_to_image", f"--clip={clip}", *FLAGS, "--told=padded_tokens", "--steps=2", model,
-        f"--first_stage={tmp_path / 'stage'}", "--batch_size=4", "--schedule=scaled_linear",
-        f"--workdir={tmp_path / 'run'}", f"--cache_dir={tmp_path / 'cache'}",
+        "text_to_image", f"--clip={clip}", *FLAGS, pictures, "--told=padded_tokens", model,
+        "--steps=2", f"--first_stage={tmp_path / 'stage'}", "--batch_size=4",
+        "--schedule=scaled_linear", f"--workdir={tmp_path / 'run'}",
+        f"--cache_dir={tmp_path / 'cache'}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     done = program("export", f"--run={tmp_path / 'run'}", f"--out={tmp_path / 'out'}")
@@ -125,8 +138,8 @@ def test_told_as_stable_diffusion_is(clip, tmp_path):
     assert drawn.shape == (1, 32, 32, 3)
 
 
-def test_refused(clip, told, tmp_path):
-    own = (f"--clip={clip}", *FLAGS, "--steps=2", f"--cache_dir={told[0] / 'cache'}")
+def test_refused(clip, pictures, told, tmp_path):
+    own = (f"--clip={clip}", *FLAGS, pictures, "--steps=2", f"--cache_dir={told[0] / 'cache'}")
     new = (*own, f"--workdir={tmp_path / 'new'}")
     check_refused("the data set has no texts", "text_to_image", *new, "--dataset=embedded")
     check_refused(

@@ -2,15 +2,13 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from programs import ROOT, check_refused, program
+from programs import ROOT, check_refused, program, python
 
 from diffjax.data import epoch
 from diffjax.data.composites import Composites
@@ -123,9 +121,7 @@ def test_flagfiles_build():
         "    print(render(unet.describe(learning.open_records()).model))"
     )
     files = sorted((ROOT / "experiments" / "flagfiles").glob("unet_*.flags"))
-    done = subprocess.run(
-        [sys.executable, "-c", code, *files], capture_output=True, text=True, timeout=120
-    )
+    done = python(code, *map(str, files))
     assert done.returncode == 0, done.stderr
     models = [line for line in done.stdout.splitlines() if not line.startswith("data: ")]
     assert [line.partition("(")[0] for line in models] == 3 * ["course_unet"]

@@ -3,15 +3,13 @@
 import dataclasses
 import functools
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from programs import python
 from tiny_pipeline import SCHEDULER
 
 import diffjax as dj
@@ -197,11 +195,8 @@ print(json.dumps([held, np.asarray(images).tolist()]))
 
 def test_weights_cut_among_devices_draw_the_same_images(folder, pipe):
     """On four, each of which holds a quarter of them and what is too small to be cut."""
-    done = subprocess.run(
-        [sys.executable, "-c", CUT, str(folder)],
-        env={**os.environ, "JAX_NUM_CPU_DEVICES": "4", "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    done = python(CUT, str(folder), devices=4)
+    assert done.returncode == 0, done.stderr
     held, images = json.loads(done.stdout)
     whole = sum(leaf.nbytes for leaf in jax.tree.leaves(pipe.unet_params))
     assert max(held) == min(held) < 0.35 * whole
