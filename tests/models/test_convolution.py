@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from jax import lax
 from scipy import signal
 
+from diffjax import processor
 from diffjax.models.convolution import (
     choice,
     conv_general_dilated,
     forward_mode,
-    processor,
     winograd,
 )
 from diffjax.models.convolution.choice import OPERATIONS, PATHS, Measured, choose
