@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from diffjax.display.environment import environment
 from diffjax.display.page import Page, Picture, save_page
@@ -193,6 +194,8 @@ def trilemma(made: Sequence[Row]) -> Figure:
         quality.scatter(speeds, row.ratios(), **style)
         diversity.scatter(speeds, row.values("recall"), **style)
     quality.set(yscale="log", ylabel="Fréchet distance over that of real images (low is good)")
+    quality.yaxis.set_major_formatter(ScalarFormatter())  # 20 and not 2 x 10^1
+    quality.yaxis.set_minor_formatter(ScalarFormatter())
     diversity.set(ylabel="recall (high is good)")
     for axes in (quality, diversity):
         axes.set(xscale="log", xlabel="images a second (high is good)")
