@@ -124,6 +124,7 @@ def test_python_of_the_readme_runs(run, tmp_path, monkeypatch):
     np.testing.assert_array_equal(trajectory[-1], images)
 
 
+@pytest.mark.slow
 def test_python_of_the_python_page_runs(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = execute(PYTHON, run)

@@ -212,6 +212,7 @@ def test_an_exported_first_stage_has_the_shift(convolved, tmp_path):
     assert not stage.shift_factor
 
 
+@pytest.mark.slow
 def test_a_run_that_is_told_texts(tmp_path):
     """Our own pipeline draws from its folder what the run draws, guided and not."""
     run = text_run(tmp_path)

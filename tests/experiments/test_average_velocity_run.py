@@ -31,6 +31,7 @@ def test_it_draws_in_one_step_and_as_a_flow(mean_flow, tmp_path):
         assert (out / "grid.png").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_refused(mean_flow, trained, tmp_path):
     draw = ("--sampler=flow_map", "--steps=1", "--num=2", f"--out={tmp_path}/out")
     check_refused("mean_flow or shortcut", "sample", f"--run={trained}", *draw)

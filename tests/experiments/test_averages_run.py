@@ -42,6 +42,7 @@ def test_taken_up_the_averages_are_the_same(averaged, tmp_path):
         np.testing.assert_array_equal(ours[key], theirs[key])
 
 
+@pytest.mark.slow
 def test_a_run_with_another_average(averaged):
     run = dj.load(averaged)
     short, long = (run.averaged(length)["denoiser"].params for length in (0.03, 0.25))

@@ -134,6 +134,7 @@ CLASSLESS = {
 }
 
 
+@pytest.mark.slow
 def test_guidance(tmp_path):
     runs = {
         "run": untrained(tmp_path / "run", classes=3, null=True),

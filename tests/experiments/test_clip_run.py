@@ -35,6 +35,7 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_saved_weights_on_held_out_pairs(run):
     folder, said = run
     held_out = Captions(style="noto").open("test", None)

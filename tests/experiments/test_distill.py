@@ -72,6 +72,7 @@ def check_equal(a, b):
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.slow
 def test_a_students_folder(trained, student):
     lines = [json.loads(line) for line in (student / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4]

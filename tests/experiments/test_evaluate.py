@@ -99,6 +99,7 @@ def test_numbers(run, judge, tmp_path):
     assert re.search(r"^share of ankle boot +\d\.\d{3} +\d\.\d{3}$", text, re.MULTILINE), text
 
 
+@pytest.mark.slow
 def test_classes_are_asked_for_in_turn(small_judge, tmp_path):
     """And run and judge agree on a size that is not the data's."""
     flags = [f.replace("unet(", "unet(num_class_embeds=10,") for f in RUN_FLAGS]

@@ -78,6 +78,7 @@ def right(run, judge, scale):
     return np.asarray(logits).argmax(1) == labels
 
 
+@pytest.mark.slow
 def test_sweep_and_assessment(run, sure):
     both = (f"--run={run}", f"--judge={sure}")
     few, swept, _, one, assessed = evaluations(

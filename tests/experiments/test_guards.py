@@ -96,6 +96,7 @@ def test_a_run_goes_back_once_and_on(tmp_path, set_flags, capsys):
     assert (position["returns"], position["in_row"]) == (1, 0)
 
 
+@pytest.mark.slow
 def test_a_run_that_explodes_again_stops_and_names_step_and_tensors(tmp_path):
     done = program("ddpm", *RUN_FLAGS, *EXPLODING, f"--workdir={tmp_path}/r")
     assert done.returncode == 1

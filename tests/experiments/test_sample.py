@@ -68,6 +68,7 @@ def test_same_images_on_any_number_of_devices(tmp_path):
         np.testing.assert_allclose(films[1], films[0], atol=3, err_msg=name)
 
 
+@pytest.mark.slow
 def test_guidance(tmp_path):
     """Scales and classes go to their images, 1 is off, and a run is no worse than itself."""
     run = untrained(tmp_path / "run", classes=3, null=True)
@@ -117,6 +118,7 @@ def test_judge(tmp_path):
     assert (drawn["judged"][1:] != drawn["other"][1:]).mean() > 0.2
 
 
+@pytest.mark.slow
 def test_clip(tmp_path):
     """Texts and scales go to their images, beside classifier-free guidance and in an edit."""
     run = untrained(tmp_path / "run", classes=3, null=True)

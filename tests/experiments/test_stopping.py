@@ -19,7 +19,9 @@ def wait_for_line(folder, process):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_and_ends_well(tmp_path, number):
     flags = (*RUN_FLAGS, "--steps=5000", "--checkpoint_every=5000", "--sample_every=5000")
     process = start("ddpm", *flags, f"--workdir={tmp_path}/r")

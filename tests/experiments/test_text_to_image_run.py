@@ -75,6 +75,7 @@ def test_a_run_is_taken_up_with_its_embeddings(told):
     assert len({line.partition("\t")[2] for line in captions}) > 1
 
 
+@pytest.mark.slow
 def test_drawn_from_texts(told):
     run = str(told[0] / "run")
     own = (f"--run={run}", "--num=3", "--steps=2")

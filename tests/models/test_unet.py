@@ -188,6 +188,7 @@ def test_cudnns_attention_is_attention(tokens):
         assert np.linalg.norm(a - b) < 2e-2 * np.linalg.norm(b)
 
 
+@pytest.mark.slow
 def test_rematerialised_blocks_give_the_same_and_keep_less():
     gradients, kept = {}, {}
     for remat in (False, True):

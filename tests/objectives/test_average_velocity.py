@@ -132,6 +132,7 @@ def test_guidance_is_learnt():
     np.testing.assert_allclose(metrics["error"], expected, rtol=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_network_learns_by_it(name):
     """Through a whole U-Net: finite, told its spans, and with a gradient for each parameter."""

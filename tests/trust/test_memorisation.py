@@ -111,6 +111,7 @@ def test_the_threshold_is_taken_from_every_second_non_member():
     assert attack(np.full(50, 500.0), others).caught[0] == 0
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_as_often_as_they_say():
     """Normal numbers of one law: AUC 1/2."""
     rng = np.random.default_rng(5)

@@ -111,6 +111,7 @@ def test_p_values_of_many_patterns_are_no_smaller_there():
         assert (p_value < level).mean() < level + 2 * np.sqrt(level / 1000)
 
 
+@pytest.mark.slow
 def test_over_secrets_p_values_of_one_picture_are_uniform():
     picture = np.linspace(-1, 3, 28)[None, :, None, None] * np.ones((1, *SHAPE))
     p_value = [
@@ -119,6 +120,7 @@ def test_over_secrets_p_values_of_one_picture_are_uniform():
     assert stats.kstest(p_value, "uniform").pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_other_secrets_find_no_message():
     shaded = marked("message", 1)
     found = [GaussianShading(f"other {i}", nonces=4).find(shaded).p_value[0] for i in range(50)]
