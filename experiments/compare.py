@@ -79,6 +79,7 @@ def main() -> None:
     begun = planned_before(out)
     judge = runs.load(drawn.JUDGE.value, Classification)
     # Or the judge, or --num, would be refused after the first training.
+    check_size(judge)
     drawn.set_up(judge)
     families = {name: FAMILIES[name].fitted(judge.task.image_shape[0]) for name in NAMES.value}
     plan = planned(out, begun, families)
@@ -91,6 +92,18 @@ def main() -> None:
             save(out, plan.settings, found)
     print(table(found))
     print(f"in {out}")
+
+
+def check_size(judge: Run[Classification]) -> None:
+    """Raises UserError for a judge of images of another size than those to learn."""
+    training = runs.Training(dataset=DATASET.value, image_size=IMAGE_SIZE.value)
+    forms = training.open("train", held_out.DATA_DIR.value).image_shape, judge.task.image_shape
+    if forms[0] != forms[1]:
+        learnt, known = ("x".join(map(str, form)) for form in forms)
+        raise UserError(
+            f"--dataset={DATASET.value} has images of {learnt} and the judge knows {known}: "
+            "train a judge with this --dataset and --image_size"
+        )
 
 
 def planned_before(out: pathlib.Path) -> Budget:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from programs import JUDGE_FLAGS, check_refused, program
+from sampling import untrained_judge
 
 import diffjax.models
 import diffjax.models.gan
@@ -121,3 +122,10 @@ def test_a_comparison_is_made_and_taken_up(tmp_path):
 )
 def test_refused(flags, told):
     check_refused(told, "compare", *flags)
+
+
+def test_a_judge_of_another_size_is_refused_before_anything_is_trained(tmp_path):
+    judge = untrained_judge(tmp_path / "judge")
+    flags = (f"--judge={judge}", "--families=gan", f"--out={tmp_path}/out")
+    check_refused("images of 28x28x1 and the judge knows 8x8x1", "compare", *flags)
+    assert not (tmp_path / "out").exists()
