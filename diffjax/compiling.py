@@ -24,7 +24,8 @@ LARGE: Options = {
 def step_options() -> dict[str, str | int] | None:
     """The compiler options of a train step, for the processor and the number of devices.
 
-    An Intel processor whose cores are one device is faster without YNNPACK. Others are slower.
+    An Intel processor whose cores are one device is faster without YNNPACK. With a device a core it
+    is no faster, and an AMD processor is slower (docs/speed.md).
     """
     alone = processor().startswith("intel") and jax.device_count() == 1
     return cpu_options(NO_YNNPACK if alone else {})

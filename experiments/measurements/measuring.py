@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 import diffjax.models
 from diffjax import spec
+from diffjax.compiling import step_options
 from diffjax.display.environment import environment
 from diffjax.errors import UserError
 from diffjax.files import write_text, write_whole
@@ -97,7 +98,8 @@ class CompiledStep:
         shape = image_shape(model)
         step, self._state = training(model, random_params(model, shape))
         self._given = jax.random.key(1), images(batch_size, shape)
-        traced = jax.jit(step, donate_argnums=0).trace(self._state, *self._given)
+        jitted = jax.jit(step, donate_argnums=0, compiler_options=step_options())
+        traced = jitted.trace(self._state, *self._given)
         self.products = list(products(traced.jaxpr.jaxpr))
         self.compiled = traced.lower().compile()
         memory: Any = self.compiled.memory_analysis()
