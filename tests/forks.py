@@ -6,6 +6,7 @@ tests of starting and stopping start Python itself.
 """
 
 import atexit
+import contextlib
 import gc
 import importlib
 import json
@@ -14,6 +15,7 @@ import pathlib
 import pkgutil
 import runpy
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -47,7 +49,7 @@ def run(
         server = _server()
         print(json.dumps(told), file=server.stdin, flush=True)
         if not select.select([server.stdout], [], [], timeout)[0]:
-            server.kill()
+            end(server)
             del OWN.server
             raise subprocess.TimeoutExpired(asked, timeout)
         code = int(server.stdout.readline())
@@ -66,14 +68,16 @@ def _server() -> Any:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        process_group=0,  # with its children, so that both end together
     )
     atexit.register(end, server)
     return server
 
 
 def end(server: Any) -> None:
-    """Ends the process and closes the streams to it."""
-    server.kill()
+    """Ends the process and the program that it runs, and closes the streams to it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(server.pid, signal.SIGKILL)
     server.communicate()
 
 
