@@ -79,8 +79,10 @@ def main() -> None:
     begun = planned_before(out)
     judge = runs.load(drawn.JUDGE.value, Classification)
     # Or the judge, or --num, would be refused after the first training.
-    check_size(judge)
-    drawn.set_up(judge)
+    training = runs.Training(dataset=DATASET.value, image_size=IMAGE_SIZE.value)
+    check_size(judge, training)
+    bench = drawn.set_up(judge)
+    drawn.check_data(training, bench.opinion, bench.floor)
     families = {name: FAMILIES[name].fitted(judge.task.image_shape[0]) for name in NAMES.value}
     plan = planned(out, begun, families)
     found: dict[str, list[Cell]] = {name: [] for name in families}
@@ -94,9 +96,8 @@ def main() -> None:
     print(f"in {out}")
 
 
-def check_size(judge: Run[Classification]) -> None:
+def check_size(judge: Run[Classification], training: runs.Training) -> None:
     """Raises UserError for a judge of images of another size than those to learn."""
-    training = runs.Training(dataset=DATASET.value, image_size=IMAGE_SIZE.value)
     forms = training.open("train", held_out.DATA_DIR.value).image_shape, judge.task.image_shape
     if forms[0] != forms[1]:
         learnt, known = ("x".join(map(str, form)) for form in forms)

@@ -37,7 +37,7 @@ from diffjax.metrics.judge import (
     confidence,
     make_judge,
 )
-from diffjax.runs import Run
+from diffjax.runs import Run, RunConfig, Training
 from diffjax.tasks.classifier import CLASSIFIER, Classification
 from diffjax.tasks.denoisers import DENOISER, DenoiserTask
 from experiments.evaluations import held_out
@@ -154,19 +154,21 @@ def set_up(run: Run[Any]) -> Bench:
 
     reference, floor = (look(*real) for real in held_out.halves(records, num, SEED.value))
     check({"reference": reference.features, "floor": floor.features}, CHOSEN.value)
-    check_data(run, opinion, floor)
+    check_data(run.config, opinion, floor)
     return Bench(opinion, look, judge, records, reference, floor, num)
 
 
 def check_data(
-    run: Run[Any], opinion: Callable[[Float[np.ndarray, "N H W C"]], Opinion], own: Seen
+    config: RunConfig[Any] | Training,
+    opinion: Callable[[Float[np.ndarray, "N H W C"]], Opinion],
+    own: Seen,
 ) -> None:
-    """Raises UserError for a judge that knows its own images and not the run's.
+    """Raises UserError for a judge that knows its own images and not a run's.
 
     It is asked about as many that the run's data set holds out, where they can be had with labels.
     """
     try:
-        records = held_out.open_held_out(run.config)
+        records = held_out.open_held_out(config)
     except UserError:
         return  # moved, or not on this machine: what the judge itself has learnt is there
     if records.num_classes is None or own.labels is None:

@@ -10,7 +10,7 @@ from diffjax.data.iterate import Batch
 from diffjax.data.skipping import read_all
 from diffjax.errors import UserError, listed
 from diffjax.metrics.comparison import LEAST
-from diffjax.runs import RunConfig
+from diffjax.runs import RunConfig, Training
 from diffjax.tasks.denoisers import DenoiserTask
 from experiments.flags import kinds
 
@@ -32,7 +32,7 @@ class Real(NamedTuple):
     labels: Int[np.ndarray, "N"]
 
 
-def open_held_out(config: RunConfig[Any]) -> Records:
+def open_held_out(config: RunConfig[Any] | Training) -> Records:
     """What a run's data set holds out, in the run's size. Raises UserError where it has none."""
     return config.open("test", DATA_DIR.value)
 

@@ -163,3 +163,8 @@ def test_refused(run, sure, trained, judge, tmp_path):
     for (_, message), said in zip(cases, evaluations(*(call for call, _ in cases)), strict=True):
         assert said.startswith("refused:"), (message, said)
         assert message in said
+    compared = (f"--dataset={dataset}", f"--judge={sure}", "--families=gan", "--num=20")
+    done = program("compare", *compared, f"--out={tmp_path / 'out'}")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "it has learnt other data" in done.stderr
+    assert not (tmp_path / "out").exists(), "before anything is trained"
