@@ -70,7 +70,8 @@ def _members(values: Values) -> Iterator[tuple[str, str]]:
             yield f"area under the curve by {name}", f"{auc:.3f} ({low:.3f} to {high:.3f})"
             caught, least, most = told["caught"]
             yield f"members found by {name}", f"{caught:.3f} ({least:.3f} to {most:.3f})"
-    yield "images of each kind", f"{values['num']:,}"
+    members, others = values["num"], values.get("others", values["num"])
+    yield "members and others", f"{members:,} and {others:,}"
 
 
 def _robustness(values: Values) -> Iterator[tuple[str, str]]:

@@ -41,7 +41,7 @@ OF_TASKS = {
     "make_ca": (verdicts.OUT,),
     "detect": (RUN, FILE, JSON, asked.STEPS, *detection.OWN),
     "robustness": (RUN, asked.NUM, asked.SEED, asked.STEPS, asked.DATA_DIR, *detection.OWN),
-    "copies": (RUN, asked.STEPS, marking.MARK, *remembered.OWN),
+    "copies": (RUN, asked.STEPS, marking.MARK, remembered.JUDGE, *remembered.OWN),
     "members": (RUN, remembered.DRAWS, *remembered.OWN),
 }
 NEEDED = {

@@ -21,7 +21,7 @@ JUDGED = {
 }  # fmt: skip
 AUDIT = {
     "copies": {"step": 3000, "copies": 2, "num": 200, "threshold": 0.2981},
-    "members": {"step": 3000, "num": 500, "loss": {"auc": [0.52, 0.48, 0.56],
+    "members": {"step": 3000, "num": 500, "others": 400, "loss": {"auc": [0.52, 0.48, 0.56],
                                                    "caught": [0.01, 0.0, 0.02]}},
     "robustness": {"watermark": "TreeRing", "rows": [
         {"change": "blur", "auc": 0.9, "found": 0.75, "false": 0.0, "bits": None}],
@@ -55,6 +55,7 @@ def test_what_the_files_say(tmp_path):
     assert found["memorised images"].facts["copies of training images"] == "2 of 200 samples"
     assert found["memorised images"].png == (tmp_path / "nearest.png").read_bytes()
     assert found["membership"].facts["area under the curve by loss"] == "0.520 (0.480 to 0.560)"
+    assert found["membership"].facts["members and others"] == "500 and 400"
     assert found["watermark"].facts["blur"] == "found 0.75, AUC 0.900"
     assert found["watermark"].facts["held-out images"] == "found 0.0020 of 1,000; p uniform: 0.25"
     assert found["watermark"].png is None

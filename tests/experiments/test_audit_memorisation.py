@@ -31,6 +31,17 @@ def test_a_run_of_six_steps_has_memorised_nothing(trained, audited):
 
 
 @pytest.mark.slow
+def test_a_judge_s_features_stand_for_images(trained, judge, audited):
+    pixels = json.loads((trained / "audit.json").read_text())["copies"]
+    flags = (f"--run={trained}", f"--judge={judge}", "--num=20", "--steps=2")
+    done = program("audit", "--task=copies", *flags)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((trained / "audit.json").read_text())["copies"]
+    assert (pixels["judge"], found["judge"]) == (None, str(judge))
+    assert found["threshold"] != pixels["threshold"]
+
+
+@pytest.mark.slow
 def test_its_members_are_at_chance(trained, audited):
     head, loss, secmi, _ = audited["members"].splitlines()
     assert head.split()[:2] == ["attack", "AUC"]

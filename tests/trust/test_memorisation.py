@@ -12,7 +12,7 @@ from diffjax.errors import UserError
 from diffjax.process import Process
 from diffjax.schedules.linear import Linear
 from diffjax.trust.membership import Attack, attack, by_loss, by_steps
-from diffjax.trust.memorisation import NEIGHBOURS, compare, threshold
+from diffjax.trust.memorisation import NEIGHBOURS, compare, distinct, threshold
 
 RNG = np.random.default_rng(0)
 
@@ -28,9 +28,10 @@ TRAINING, HELD_OUT, NEW = (pictures(*each) for each in ((600, 1), (400, 2), (100
 
 
 def test_distances_are_those_to_all_training_images():
-    found = compare(NEW, TRAINING)
+    known = distinct(TRAINING)
+    found = compare(NEW, known)
     apart = cdist(NEW, TRAINING)
-    np.testing.assert_array_equal(found.which, apart.argmin(1))
+    np.testing.assert_array_equal(known.first[found.which], apart.argmin(1))
     np.testing.assert_allclose(found.distance, apart.min(1), rtol=1e-9)
     typical = np.sort(apart, 1)[:, :NEIGHBOURS].mean(1)
     np.testing.assert_allclose(found.score, apart.min(1) / typical, rtol=1e-9)
@@ -39,24 +40,26 @@ def test_distances_are_those_to_all_training_images():
 def test_canaries_are_found_and_nothing_else():
     """Training images that were repeated a hundred times, drawn again with a little noise."""
     canaries = TRAINING[:20]
-    trained = np.concatenate([TRAINING, np.repeat(canaries, 100, axis=0)])
+    trained = distinct(np.concatenate([TRAINING, np.repeat(canaries, 100, axis=0)]))
     copies = canaries + RNG.normal(0, 0.03, canaries.shape)
     edge = threshold(compare(HELD_OUT[::2], trained))
     found = compare(copies, trained)
     assert np.mean(found.score < edge) >= 0.9
-    np.testing.assert_array_equal(found.which, np.arange(20))
+    np.testing.assert_array_equal(trained.first[found.which], np.arange(20))
+    np.testing.assert_array_equal(trained.times[found.which], 101)
     assert not (compare(NEW, trained).score < edge).any()
     assert np.mean(compare(HELD_OUT[1::2], trained).score < edge) <= 0.02
 
 
 def test_an_exact_copy_scores_zero():
-    found = compare(TRAINING[5:6], TRAINING)
-    assert (found.distance[0], found.which[0], found.score[0]) == (0, 5, 0)
+    known = distinct(TRAINING)
+    found = compare(TRAINING[5:6], known)
+    assert (found.distance[0], known.first[found.which[0]], found.score[0]) == (0, 5, 0)
 
 
 def test_training_images_that_are_all_the_same():
     with pytest.raises(UserError, match="all the same"):
-        compare(NEW, np.repeat(TRAINING[:1], 5, axis=0))
+        distinct(np.repeat(TRAINING[:1], 5, axis=0))
 
 
 PROCESS = Process(Linear(), "eps")
