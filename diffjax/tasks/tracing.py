@@ -3,9 +3,12 @@
 import functools
 from collections.abc import Callable, Mapping
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import linen as nn
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from diffjax.batches import padded
@@ -16,11 +19,13 @@ from diffjax.editing.interpolation import invert
 from diffjax.generate import shared_rows
 from diffjax.guidance.thresholds import clip_x0
 from diffjax.process import Process
+from diffjax.spaces.base import Latent, Space
 from diffjax.tasks.base import Component
-from diffjax.tasks.denoisers import DENOISER, DenoiserTask
+from diffjax.tasks.denoisers import AUTOENCODER, DENOISER, Decoding, DenoiserTask
 from diffjax.typing import Cond, Denoiser, Images, Params
 
 BATCH = 64
+APPROACH, APPROACHES = 0.05, 100  # Adam's first rate and its steps
 
 
 def classes_of(
@@ -44,6 +49,29 @@ def classes_of(
     return np.concatenate(parts)[: len(x0)]
 
 
+def x0_behind(
+    task: DenoiserTask,
+    components: Mapping[str, Component],
+    images: Float[np.ndarray, "N H W C"],
+) -> Float[np.ndarray, "N h w c"]:
+    """The x0 that the run decodes to images in [-1, 1].
+
+    Latents begin as what the encoder gives and go down the gradient of the decoder's error. An
+    encoder is no inverse of its decoder (Hong et al. 2024, "Gradient-free decoder inversion in
+    latent diffusion models", sec. 1), and little of the noise is left in what it gives.
+    """
+    x0 = task.x0_of(components, images)
+    if not task.space.needs_autoencoder:
+        return x0
+    stage = components[AUTOENCODER]
+    approach = _approaching(task.space, stage.model)
+    parts = [
+        np.asarray(approach(stage.params, jnp.asarray(x0[rows]), jnp.asarray(images[rows])))
+        for _, rows in padded(len(x0), min(len(x0), BATCH))
+    ]
+    return np.concatenate(parts)[: len(x0)]
+
+
 def noise_of(
     task: DenoiserTask,
     components: Mapping[str, Component],
@@ -62,6 +90,28 @@ def noise_of(
         for _, rows in padded(len(x0), min(len(x0), BATCH))
     ]
     return np.concatenate(parts)[: len(x0)]
+
+
+@functools.lru_cache(maxsize=16)
+def _approaching(space: Space, model: nn.Module) -> Callable[[Params, Latent, Images], Latent]:
+    """A compiled (the autoencoder's params, x0, images) -> x0; a second call compiles nothing."""
+    decode = Decoding(space, model)
+    adam = optax.adam(optax.cosine_decay_schedule(APPROACH, APPROACHES))
+
+    def approach(params: Params, x0: Latent, images: Images) -> Latent:
+        def error(x0: Latent) -> Float[Array, ""]:
+            return ((decode(params, x0) - images) ** 2).sum()
+
+        def step(
+            at: tuple[Latent, optax.OptState], _: None
+        ) -> tuple[tuple[Latent, optax.OptState], None]:
+            x0, state = at
+            updates, state = adam.update(jax.grad(error)(x0), state)
+            return (x0 + updates, state), None
+
+        return lax.scan(step, (x0, adam.init(x0)), length=APPROACHES)[0][0]
+
+    return jax.jit(approach)
 
 
 @functools.lru_cache(maxsize=16)

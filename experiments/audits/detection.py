@@ -14,7 +14,7 @@ from diffjax.generate import times_of
 from diffjax.runs import Run
 from diffjax.samplers.ddim import DDIM
 from diffjax.tasks.denoisers import DENOISER, DenoiserTask
-from diffjax.tasks.tracing import classes_of, noise_of
+from diffjax.tasks.tracing import classes_of, noise_of, x0_behind
 from diffjax.trust.watermarks.base import Found, Watermark
 from experiments.audits.asked import STEPS
 from experiments.audits.statuses import UNMARKED
@@ -87,7 +87,7 @@ class Recognised(NamedTuple):
 
 def recognise(run: Run[DenoiserTask], images: Pixels) -> Recognised:
     """Asks the network."""
-    x0 = run.task.x0_of(run.components, scaled(images))
+    x0 = x0_behind(run.task, run.components, scaled(images))
     return Recognised(x0, classes_of(run.task, run.components, x0, GUESSES))
 
 

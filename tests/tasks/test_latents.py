@@ -18,6 +18,7 @@ from diffjax.schedules.cosine import Cosine
 from diffjax.spaces.latents import Latents
 from diffjax.tasks.base import Asked, Component, Source, params_of
 from diffjax.tasks.diffusion import Diffusion
+from diffjax.tasks.tracing import x0_behind
 from diffjax.training.step import init_state, make_train_step
 
 NET = UNet(
@@ -92,6 +93,24 @@ def test_images_are_drawn_in_latents_and_decoded():
     DECODED.clear()
     TASK.sample(whole, jax.random.key(2), Asked(num=3, steps=2, batch_size=2))
     assert not DECODED, "a second draw compiles nothing"
+
+
+class Leaning(Stage):
+    """An encoder that is no inverse of its decoder."""
+
+    def encode(self, images):
+        mean, log_variance = super().encode(images)
+        return 0.8 * mean + 0.3, log_variance
+
+
+def test_an_image_leads_back_to_the_x0_that_it_was_decoded_from():
+    stage = {"autoencoder": Component(Leaning(), {"gain": jnp.asarray(3.0)}, SOURCE)}
+    x0 = np.asarray(0.5 * jax.random.normal(jax.random.key(5), (3, 4, 4, 1)))
+    images = np.asarray(TASK.decoder(stage, 3)(x0))
+    assert np.abs(TASK.x0_of(stage, images) - x0).max() > 0.1
+    np.testing.assert_allclose(x0_behind(TASK, stage, images), x0, atol=0.01)
+    in_pixels = Diffusion(model=NET, image_shape=(8, 8, 1), schedule=Cosine(), target="v")
+    assert x0_behind(in_pixels, {}, images) is images
 
 
 def test_a_judge_of_images_guides_latents_through_the_decoder():
