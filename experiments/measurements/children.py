@@ -8,13 +8,13 @@ import time
 from typing import NamedTuple
 
 from diffjax.errors import UserError
+from experiments.measurements import measuring
 
-# What ru_maxrss counts in: bytes on macOS, KiB elsewhere.
-UNIT = 1 if sys.platform == "darwin" else 1024
+PAUSE = 0.1  # seconds between two looks at a process
 
 
 class Finished(NamedTuple):
-    """What a process took."""
+    """What a process took. peak_bytes: 0 where there is no /proc to read it from."""
 
     seconds: float
     peak_bytes: int
@@ -33,15 +33,28 @@ def run(module: str, *arguments: str, cores: int | None = None, **environ: str) 
             [sys.executable, "-m", module, *arguments],
             stdout=subprocess.DEVNULL, stderr=err, env={**os.environ, **own, **environ},
         )  # fmt: skip
+        peak = 0
         try:
-            _, status, usage = os.wait4(process.pid, 0)
+            while process.poll() is None:
+                peak = max(peak, peak_of(process.pid))
+                time.sleep(PAUSE)
         except BaseException:
             process.kill()
             raise
-        process.returncode = os.waitstatus_to_exitcode(status)
         seconds = time.perf_counter() - start
         err.seek(0)
         if process.returncode:
             said = (err.read().strip().splitlines() or [f"exit {process.returncode}"])[-1]
             raise UserError(f"{module} ended: {said.removeprefix('error: ')}")
-        return Finished(seconds, usage.ru_maxrss * UNIT)
+        return Finished(seconds, peak)
+
+
+def peak_of(pid: int) -> int:
+    """The most memory that a process had until now, in bytes; 0 where that cannot be read.
+
+    What os.wait4 tells would be the parent's memory where that is more: a child starts in it.
+    """
+    try:
+        return measuring.resident("VmHWM", pid)
+    except (OSError, ValueError):
+        return 0

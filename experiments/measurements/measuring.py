@@ -208,9 +208,12 @@ def _operations(equation: Any) -> int:
     return dense * terms // math.prod(equation.params["lhs_dilation"])
 
 
-def resident(name: str) -> int:
-    """This process's resident bytes, now or at their peak."""
-    status = pathlib.Path("/proc/self/status").read_text()
+def resident(name: str, process: int | str = "self") -> int:
+    """A process's resident bytes, now (VmRSS) or at their peak (VmHWM).
+
+    Raises OSError where there is no /proc, and ValueError for a process that has ended.
+    """
+    status = pathlib.Path(f"/proc/{process}/status").read_text()
     (kilobytes,) = (row.split()[1] for row in status.splitlines() if row.startswith(f"{name}:"))
     return 1024 * int(kilobytes)
 
